@@ -1,0 +1,12 @@
+# Every target is a word of ci/run; variables go through the environment.
+TARGETS_OF_RUN := adopt base-tree build build-arm64 build-each compare \
+	expected-tests export fixed-point help image judge-tests kselftest lint \
+	negative rebase run shell test tree vm
+
+.PHONY: $(TARGETS_OF_RUN)
+.DEFAULT_GOAL := help
+
+export TARGETS CMD KERNEL BASE BASE_TARBALL TIMEOUT FORCE CPUS MEM ACCEL PROGRAMS
+
+$(TARGETS_OF_RUN):
+	@ci/run $@

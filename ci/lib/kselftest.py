@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Build selftests from build/linux, run them in the guest, judge the logs.
+
+kselftest.py build            for TARGETS
+kselftest.py run              for TARGETS on KERNEL; the verdict is the status
+kselftest.py negative         fullfork on the unpatched kernel: nothing may pass
+kselftest.py compare          TARGETS on base and on KERNEL, name by name
+kselftest.py expected-tests   print the names of all tests of fullfork"""
+
+import os
+import re
+import shlex
+import sys
+
+import judge
+import kbuild
+import vm
+from common import JOBS, LOG, OUT, REPO, Failure, Results, locked, main, run, \
+    say, timed
+
+DIR = os.path.join(OUT, "kselftest")
+STRICT = ("fullfork",)
+# How much longer than on a real machine a program may take.
+FACTOR = {"kvm": 1, "tcg": 8}
+DEBUG_FACTOR = 2
+EXPECTED = os.path.join(
+    REPO, "linux/files/tools/testing/selftests/fullfork/expected-tests.txt")
+
+
+def targets():
+    return (os.environ.get("TARGETS") or "fullfork").split()
+
+
+def install_dir(names):
+    return os.path.join(DIR, "install",
+                        "+".join(n.replace("/", "-") for n in names))
+
+
+def build(names):
+    os.makedirs(DIR, exist_ok=True)
+    install = install_dir(names)
+    with locked(os.path.join(DIR, "lock")), \
+            timed("build selftests: " + " ".join(names)):
+        common = ["ARCH=x86", "O=" + DIR, "-j%d" % JOBS]
+        kbuild.watched(["make", "-C", kbuild.SRC, *common, "headers_install"],
+                       os.path.join(LOG, "headers.log"), "headers_install")
+        log = os.path.join(LOG, "build-selftests.log")
+        kbuild.watched(
+            ["make", "-C", kbuild.SRC + "/tools/testing/selftests", *common,
+             "TARGETS=" + " ".join(names), "FORCE_TARGETS=1", "CC=ccache gcc",
+             "KSFT_INSTALL_PATH=" + install, "install"], log, "selftests")
+        for line in kbuild.warnings(log):
+            say("   " + line)
+    return programs(names)
+
+
+def in_guest(path):
+    """The guest has the repository at /repo only."""
+    return os.path.join("/repo", os.path.relpath(path, REPO))
+
+
+def programs(names):
+    """target:program of everything that was installed."""
+    path = os.path.join(install_dir(names), "kselftest-list.txt")
+    with open(path, encoding="utf-8") as f:
+        return [line.strip() for line in f if line.strip()]
+
+
+def overall_timeout(names, items, factor):
+    if os.environ.get("TIMEOUT"):
+        return int(os.environ["TIMEOUT"])
+    total = 0
+    for item in items:
+        settings = os.path.join(install_dir(names), item.split(":")[0],
+                                "settings")
+        value = 45
+        if os.path.exists(settings):
+            with open(settings, encoding="utf-8") as f:
+                m = re.search(r"^timeout=(\d+)", f.read(), re.M)
+                value = int(m.group(1)) if m else value
+        total += value * factor
+    return total + 60
+
+
+def run_guest(name, names, label, show_failed=True):
+    """Boot kernel name, run all programs; returns (vm.Run, judge.Tap)."""
+    items = programs(names)
+    wanted = os.environ.get("PROGRAMS")
+    if wanted:
+        items = [i for i in items if i.split(":")[1] in wanted.split()]
+    accel = vm.choose_accel(name)
+    factor = FACTOR[accel] * (DEBUG_FACTOR if name == "debug" else 1)
+    script = "export KSFT_FULLFORK_EXPECT=1\nexec python3 " \
+        "/repo/ci/guest_kselftest.py %s\n" % shlex.join(
+            [in_guest(install_dir(names)), str(factor)] + items)
+
+    def progress(line):
+        m = judge.END_PROGRAM.search(line)
+        if m:
+            say("   %s: exit %s%s%s" % (m.group(1), m.group(2),
+                                        m.group(3) or "",
+                                        line[m.end():]))
+        elif line.startswith("not ok") and show_failed:
+            say("   " + line)
+    with timed("%s on %s (%d programs)" % (" ".join(names), name, len(items))):
+        result = vm.boot(name, script, overall_timeout(names, items, factor),
+                         accel=accel, progress=progress, label=label)
+    text = result.output.decode(errors="replace")
+    path = result.console.replace(".console", ".tap")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    say("   log %s and .console (%s, booted in %.1f s)" %
+        (os.path.relpath(path, REPO), result.accel, result.boot_seconds))
+    return result, judge.Tap(text), items
+
+
+def expected_names():
+    if not os.path.exists(EXPECTED):
+        raise Failure("there is no %s: make expected-tests" %
+                      os.path.relpath(EXPECTED, REPO))
+    with open(EXPECTED, encoding="utf-8") as f:
+        return [line.rstrip("\n") for line in f
+                if line.strip() and not line.startswith("#")]
+
+
+def machine_rows(name, result):
+    problems = result.problems()
+    if result.status != 0:
+        problems.append("the guest's job ended with %s" % result.status)
+    return [("kernel %s: console, end marker, memory" % name, not problems,
+             "; ".join(problems))]
+
+
+def show_failures(result, tap):
+    """The lines around the failures, so that nobody has to open the log."""
+    for p in tap.programs:
+        if any(v == "not ok" for _, v, _ in p.tests) or p.problems():
+            bad = [line for line in p.lines if line.startswith("# ")
+                   and ("Expected" in line or "terminated" in line or
+                        "timeout" in line or "killed" in line)]
+            for line in bad[:20]:
+                say("   %s: %s" % (p.name, line))
+    for name in sorted(os.listdir(result.directory)):
+        if name.startswith("hang"):
+            say("   stacks of what hung: %s" %
+                os.path.relpath(os.path.join(result.directory, name), REPO))
+
+
+def cmd_run():
+    name, names = kbuild.kernel(), targets()
+    results = Results("kselftest-%s-%s" % (name, "-".join(
+        n.replace("/", "_") for n in names)))
+    result, tap, items = run_guest(name, names, "kselftest")
+    expected = {"fullfork": expected_names()} if "fullfork" in names and \
+        not os.environ.get("PROGRAMS") else None
+    results.extend(judge.judge_tests(tap, STRICT, expected, items))
+    results.extend(machine_rows(name, result))
+    if results.failed():
+        show_failures(result, tap)
+    return results.write()
+
+
+def cmd_negative():
+    results = Results("negative-control")
+    result, tap, _ = run_guest("base", ["fullfork"], "negative", False)
+    results.extend(judge.judge_negative(tap, "fullfork", expected_names()))
+    results.extend(machine_rows("base", result))
+    return results.write()
+
+
+def cmd_compare():
+    name, names = kbuild.kernel(), targets()
+    results = Results("upstream-%s" % name)
+    base_result, base_tap, items = run_guest("base", names, "upstream")
+    result, tap, _ = run_guest(name, names, "upstream")
+    results.extend(judge.judge_compare(base_tap, tap))
+    for problem in tap.problems(items) + base_tap.problems(items):
+        results.add("every program ran", False, problem)
+    results.extend(machine_rows("base", base_result))
+    results.extend(machine_rows(name, result))
+    return results.write()
+
+
+def parse_list(text):
+    """fixture.variant.test names out of what a program prints for -l. Columns
+    of 20, 25 and the rest; each of the three lists runs down on its own."""
+    names = []
+    for block in re.split(r"^-{20,}$", text, flags=re.M):
+        fixture, variants, tests = "", [], []
+        for line in block.splitlines():
+            if not line.strip() or line.startswith("# FIXTURE"):
+                continue
+            words = [(m.start(), m.group()) for m in re.finditer(r"\S+", line)]
+            if not fixture:
+                fixture = words.pop(0)[1]
+                shift = max(0, len(fixture) - 20)
+            else:
+                shift = 0
+            for column, word in words:
+                if column < 46 + shift and not (len(words) == 2 and
+                                                word is words[1][1]):
+                    variants.append(word)
+                else:
+                    tests.append(word)
+        for v in variants or [""]:
+            names += ["%s%s.%s" % (fixture, "." + v if v else "", t)
+                      for t in tests]
+    return names
+
+
+def cmd_expected_tests():
+    rows = []
+    for item in build(["fullfork"]):
+        program = item.split(":")[1]
+        p = run(["./" + program, "-l"], check=False,
+                cwd=os.path.join(install_dir(["fullfork"]), "fullfork"))
+        rows += ["%s %s" % (program, n) for n in parse_list(p.stderr)]
+    path = os.path.join(OUT, "expected-tests.txt")
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(row + "\n" for row in sorted(rows))
+    say("%d tests" % len(rows))
+
+
+def command(argv):
+    commands = {"build": lambda: bool(not build(targets())), "run": cmd_run,
+                "negative": cmd_negative, "compare": cmd_compare,
+                "expected-tests": cmd_expected_tests}
+    if len(argv) != 1 or argv[0] not in commands:
+        raise Failure("usage: kselftest.py " + "|".join(commands))
+    return commands[argv[0]]()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    main(command)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The judge on stored logs: what must be red is red, and only that."""
+
+import glob
+import os
+import sys
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+
+import judge  # noqa: E402
+import kselftest  # noqa: E402
+
+
+def log(name):
+    with open(os.path.join(HERE, "logs", name), encoding="utf-8") as f:
+        return f.read()
+
+
+EXPECTED = log("expected.txt").splitlines()
+PROGRAMS = ["fullfork:basic_test", "fullfork:blocked_test"]
+
+
+def failures(name, strict=("fullfork",)):
+    rows = judge.judge_tests(judge.Tap(log(name)), strict,
+                             {"fullfork": EXPECTED}, PROGRAMS)
+    return {row: detail for row, ok, detail in rows if not ok}
+
+
+class Tests(unittest.TestCase):
+    def only(self, name, *needles):
+        """Each needle is in one failure, and no failure is without one."""
+        found = ["%s: %s" % f for f in failures(name).items()]
+        for needle in needles:
+            self.assertTrue(any(needle in f for f in found), (needle, found))
+        self.assertEqual([f for f in found
+                          if not any(n in f for n in needles)], [])
+
+    def test_pass_is_green(self):
+        self.assertEqual(failures("pass.tap"), {})
+
+    def test_every_test_is_counted(self):
+        rows = judge.judge_tests(judge.Tap(log("pass.tap")), ("fullfork",),
+                                 {"fullfork": EXPECTED}, PROGRAMS)
+        # Four tests, two programs, the list of names, all programs.
+        self.assertEqual(len(rows), 8)
+
+    def test_skip_is_red_where_the_feature_is_expected(self):
+        self.only("skip.tap", "skipped: no CONFIG_FULLFORK")
+
+    def test_skip_is_green_for_upstream(self):
+        self.assertEqual(failures("skip.tap", strict=()), {})
+
+    def test_failed_test_is_red(self):
+        self.only("fail.tap", "process.rejects_clone_vm")
+
+    def test_exit_status_without_failed_test_is_red(self):
+        self.only("exit-without-not-ok.tap",
+                  "exit status 1 without a failed test")
+
+    def test_missing_test_breaks_the_plan(self):
+        self.only("missing-test.tap", "planned 2 tests, ran 1",
+                  "missing: blocked_test blocked.in_poll.restarts")
+
+    def test_missing_test_with_its_plan_breaks_the_list(self):
+        self.only("missing-test-plan-kept.tap",
+                  "missing: blocked_test blocked.in_poll.restarts")
+
+    def test_extra_test_breaks_the_list(self):
+        self.only("extra-test.tap",
+                  "not expected: blocked_test blocked.in_read.restarts")
+
+    def test_timeout_is_red(self):
+        self.only("timeout.tap", "did not end in time",
+                  "missing: blocked_test blocked.in_poll.restarts")
+
+    def test_leftover_process_is_red(self):
+        self.only("leftover.tap", "left processes behind: 97 blocked_test")
+
+    def test_cut_log_is_red(self):
+        self.only("cut.tap", "did not end", "end of all programs seen 0 times")
+
+    def test_second_end_is_red(self):
+        self.only("done-twice.tap", "end of all programs seen 2 times")
+
+    def test_program_that_was_built_must_run(self):
+        rows = judge.judge_tests(judge.Tap(log("pass.tap")), ("fullfork",),
+                                 None, PROGRAMS + ["fullfork:exec_test"])
+        self.assertEqual([r[0] for r in rows if not r[1]],
+                         ["every program ran"])
+
+    def test_one_name_for_two_tests_is_red(self):
+        rows = judge.judge_tests(judge.Tap(log("same-name.tap")),
+                                 ("fullfork",))
+        self.assertEqual(
+            [r[2] for r in rows if not r[1]],
+            ["test process.returns_pid_and_zero ran twice"])
+
+    def test_empty_log_is_red(self):
+        rows = judge.judge_tests(judge.Tap(""), ("fullfork",),
+                                 {"fullfork": EXPECTED}, PROGRAMS)
+        self.assertEqual([r[1] for r in rows], [False, False])
+
+    def test_program_without_plan_is_red(self):
+        tap = judge.Tap("fullfork-ksft: begin a:b\nhello\n"
+                        "fullfork-ksft: end a:b exit=0 secs=1\n"
+                        "fullfork-ksft: done programs=1\n")
+        self.assertIn(("a:b ends well", False, "no plan"),
+                      judge.judge_tests(tap, ("a",)))
+        self.assertIn(("a:b ends well", True, ""), judge.judge_tests(tap, ()))
+
+    def test_program_killed_by_signal_is_red(self):
+        tap = judge.Tap("fullfork-ksft: begin a:b\n1..1\n"
+                        "fullfork-ksft: end a:b exit=-11 secs=1\n"
+                        "fullfork-ksft: done programs=1\n")
+        self.assertEqual(tap.programs[0].problems(),
+                         ["killed by signal 11", "planned 1 tests, ran 0"])
+
+
+class Console(unittest.TestCase):
+    def check(self, name, needle):
+        found = judge.judge_console(log(name + ".console"))
+        self.assertTrue(any(needle in f for f in found), found)
+
+    def test_pass_is_green(self):
+        self.assertEqual(judge.judge_console(log("pass.console")), [])
+
+    def test_oops_is_red(self):
+        self.check("oops", "NULL pointer dereference")
+        self.check("oops", "end marker seen 0 times")
+
+    def test_hang_is_red_and_its_stacks_are_not_counted(self):
+        self.assertEqual(judge.judge_console(log("hang.console")),
+                         ["hang: hang: the job did not end within 90 s"])
+
+    def test_cut_console_is_red(self):
+        self.assertEqual(
+            judge.judge_console(log("cut.console")),
+            ["end marker seen 0 times, expected once (console cut?)"])
+
+    def test_second_end_marker_is_red(self):
+        self.assertEqual(judge.judge_console(log("twice.console")),
+                         ["end marker seen 2 times, expected once"])
+
+    def test_empty_console_is_red(self):
+        self.assertEqual(len(judge.judge_console("")), 2)
+
+    def test_each_kind_of_trouble_is_red(self):
+        for name, needle in (("warning", "freezer.c:97"),
+                             ("lockdep", "recursive locking"),
+                             ("lockdep-circular", "circular locking"),
+                             ("kasan", "slab-use-after-free"),
+                             ("blocked", "blocked for more than"),
+                             ("rcu-stall", "detected stalls"),
+                             ("kmemleak", "3 new suspected"),
+                             ("atomic-sleep", "sleeping function")):
+            with self.subTest(name):
+                self.check(name, needle)
+
+
+class Negative(unittest.TestCase):
+    def test_all_failing_is_green(self):
+        rows = judge.judge_negative(judge.Tap(log("negative.tap")), "fullfork",
+                                    EXPECTED)
+        self.assertEqual([r for r in rows if not r[1]], [])
+        self.assertEqual(len(rows), 4)
+
+    def test_a_passing_test_is_red(self):
+        rows = judge.judge_negative(judge.Tap(log("negative-leak.tap")),
+                                    "fullfork", EXPECTED)
+        self.assertEqual(len([r for r in rows if not r[1]]), 3)
+
+    def test_a_skip_is_red(self):
+        rows = judge.judge_negative(judge.Tap(log("skip.tap")), "fullfork",
+                                    EXPECTED)
+        self.assertEqual(len([r for r in rows if not r[1]]), 4)
+
+    def test_a_test_that_did_not_run_is_red(self):
+        rows = judge.judge_negative(judge.Tap(""), "fullfork", EXPECTED)
+        self.assertEqual(len([r for r in rows if not r[1]]), 4)
+
+    def test_nothing_expected_is_red(self):
+        rows = judge.judge_negative(judge.Tap(""), "fullfork", [])
+        self.assertFalse(rows[0][1])
+
+
+class Compare(unittest.TestCase):
+    def rows(self, name):
+        return judge.judge_compare(judge.Tap(log("upstream-base.tap")),
+                                   judge.Tap(log(name)))
+
+    def test_same_is_green_although_a_test_fails_in_both(self):
+        rows = self.rows("upstream-same.tap")
+        self.assertEqual(len(rows), 5)
+        self.assertEqual([r for r in rows if not r[1]], [])
+
+    def test_worse_is_red(self):
+        bad = [r for r in self.rows("upstream-worse.tap") if not r[1]]
+        self.assertEqual([(b[0], b[2]) for b in bad],
+                         [("clone3:clone3/clone3() in a new PID_NS",
+                           "ok on base, not ok here")])
+
+    def test_program_that_did_not_run_is_red(self):
+        bad = [r for r in self.rows("pass.tap") if not r[1]]
+        self.assertEqual(len(bad), 5)
+
+
+class Listing(unittest.TestCase):
+    def test_names_of_a_program(self):
+        text = """\
+# FIXTURE            VARIANT                   TEST
+workers              in_futex_wait             keeps_robust_list
+                     in_poll                   keeps_name
+                                               keeps_affinity
+--------------------------------------------------------------------------------
+process                                        returns_pid
+--------------------------------------------------------------------------------
+a_fixture_with_a_very_long_name one                       first
+                     a_variant_with_a_very_long_name
+"""
+        self.assertEqual(kselftest.parse_list(text), [
+            "workers.in_futex_wait.keeps_robust_list",
+            "workers.in_futex_wait.keeps_name",
+            "workers.in_futex_wait.keeps_affinity",
+            "workers.in_poll.keeps_robust_list",
+            "workers.in_poll.keeps_name",
+            "workers.in_poll.keeps_affinity",
+            "process.returns_pid",
+            "a_fixture_with_a_very_long_name.one.first",
+            "a_fixture_with_a_very_long_name."
+            "a_variant_with_a_very_long_name.first"])
+
+
+class Logs(unittest.TestCase):
+    def test_every_stored_log_is_used(self):
+        with open(os.path.abspath(__file__), encoding="utf-8") as f:
+            text = f.read()
+        for path in glob.glob(os.path.join(HERE, "logs", "*")):
+            name = os.path.basename(path)
+            self.assertTrue('"%s' % name.removesuffix(".console") in text,
+                            name)
+
+
+if __name__ == "__main__":
+    unittest.main()

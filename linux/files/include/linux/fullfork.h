@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_FULLFORK_H
+#define _LINUX_FULLFORK_H
+
+#include <linux/sched.h>
+#include <linux/sched/jobctl.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/pid_namespace.h>
+
+/*
+ * Full fork: hooks for the upstream code that a full fork passes through.
+ * The protocol is described in kernel/fullfork/core.c.
+ */
+
+struct fullfork;
+struct pt_regs;
+
+#ifdef CONFIG_FULLFORK
+
+/* The flags that are built so far, the others are unknown. */
+#define CLONE_FULLFORK_FLAGS	(CLONE_ALL_THREADS | CLONE_STOPPED | CLONE_KEEP_TIDS)
+
+enum fullfork_member_state {
+	FULLFORK_QUIESCED,	/* waits for its turn to prepare its replica */
+	FULLFORK_PREPARING,	/* makes its replica */
+	FULLFORK_PREPARED,	/* made it, or failed; waits for release */
+	FULLFORK_RELEASED,	/* goes on; the operation is gone */
+};
+
+/**
+ * struct fullfork_member - an original and its replica
+ * @node: entry in the list of members of the operation
+ * @op: the operation
+ * @original: the task that is copied; this struct is on its stack
+ * @replica: its copy once that is prepared, else NULL
+ * @state: written under the lock of the operation
+ * @share_flags: CLONE_* flags for what the replica shares with @sibling
+ * @sibling: whom the replica joins: the leader's replica; @original for the
+ *	leader's replica itself, which starts a group of its own
+ * @mm_sibling: whose mm the replica takes, by copy or by reference
+ * @files_sibling: the same for the table of open files
+ * @fs_sibling: the same for root and working directory
+ * @parent: the parent of a group leader; NULL for the reaper of the namespace
+ * @lost: the original is in a full fork call of its own that came second
+ */
+struct fullfork_member {
+	struct list_head		node;
+	struct fullfork			*op;
+	struct task_struct		*original;
+	struct task_struct		*replica;
+	enum fullfork_member_state	state;
+	u64				share_flags;
+	struct task_struct		*sibling;
+	struct task_struct		*mm_sibling;
+	struct task_struct		*files_sibling;
+	struct task_struct		*fs_sibling;
+	struct task_struct		*parent;
+	bool				lost;
+};
+
+pid_t fullfork(struct kernel_clone_args *kargs);
+bool fullfork_args_valid(const struct kernel_clone_args *kargs);
+
+void fullfork_quiesce(struct pt_regs *regs);
+void fullfork_quiesce_stopped(void);
+void __fullfork_exit(struct task_struct *tsk);
+
+void __fullfork_init_replica(const struct fullfork_member *m, struct task_struct *p);
+void __fullfork_copy_thread(const struct fullfork_member *m, struct task_struct *p);
+int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
+				    struct task_struct *p);
+struct pid_namespace *__fullfork_pid_ns(const struct fullfork_member *m);
+int __fullfork_may_add(const struct kernel_clone_args *args, struct task_struct *p);
+
+/* Of a task that is not unhashed meanwhile: current, or one that never ran. */
+static inline spinlock_t *fullfork_siglock(struct task_struct *t)
+{
+	return &rcu_dereference_protected(t->sighand, true)->siglock;
+}
+
+static inline int fullfork_copy_args(struct kernel_clone_args *kargs,
+				     const struct clone_args *args)
+{
+	kargs->source_pidfd = args->source_pidfd;
+	kargs->tid_map = u64_to_user_ptr(args->tid_map);
+	kargs->tid_map_size = args->tid_map_size;
+	if (!(kargs->flags & CLONE_ALL_THREADS) &&
+	    (kargs->source_pidfd || kargs->tid_map || kargs->tid_map_size))
+		return -EINVAL;
+	return 0;
+}
+
+static inline bool fullfork_requested(const struct kernel_clone_args *kargs)
+{
+	return kargs->flags & CLONE_FULLFORK_FLAGS;
+}
+
+static inline struct fullfork_member *fullfork_member(const struct kernel_clone_args *args)
+{
+	return args->fullfork;
+}
+
+/* Called once the mm of an exiting task is gone, with all its words written. */
+static inline void fullfork_exit(struct task_struct *tsk)
+{
+	/*
+	 * Pairs with the barrier in mark_thread(): either the mark is seen
+	 * here, or mark_thread() sees that the mm is gone.  mmput() in
+	 * exit_mm() is the full barrier between the two accesses on this side.
+	 */
+	if (unlikely(READ_ONCE(tsk->jobctl) & JOBCTL_TRAP_FULLFORK))
+		__fullfork_exit(tsk);
+}
+
+static inline void fullfork_init_replica(const struct kernel_clone_args *args,
+					 struct task_struct *p)
+{
+	if (unlikely(args->fullfork))
+		__fullfork_init_replica(args->fullfork, p);
+}
+
+static inline void fullfork_copy_thread(const struct kernel_clone_args *args,
+					struct task_struct *p)
+{
+	if (unlikely(args->fullfork))
+		__fullfork_copy_thread(args->fullfork, p);
+}
+
+static inline struct pid_namespace *fullfork_pid_ns(const struct kernel_clone_args *args,
+						    struct task_struct *p)
+{
+	if (unlikely(args->fullfork))
+		return __fullfork_pid_ns(args->fullfork);
+	return p->nsproxy->pid_ns_for_children;
+}
+
+/*
+ * Called with the siglock of current held.  A replica thread joins a group
+ * that is already visible, so its siglock is needed too.
+ */
+static inline void fullfork_lock_group(const struct kernel_clone_args *args,
+				       struct task_struct *p)
+	__context_unsafe(/* conditional */)
+{
+	if (unlikely(args->fullfork) && args->fullfork->share_flags & CLONE_THREAD)
+		spin_lock_nested(fullfork_siglock(p), SINGLE_DEPTH_NESTING);
+}
+
+static inline void fullfork_unlock_group(const struct kernel_clone_args *args,
+					 struct task_struct *p)
+	__context_unsafe(/* conditional */)
+{
+	if (unlikely(args->fullfork) && args->fullfork->share_flags & CLONE_THREAD)
+		spin_unlock(fullfork_siglock(p));
+}
+
+/* The last check before @p becomes visible, with both siglocks held. */
+static inline int fullfork_may_add(const struct kernel_clone_args *args,
+				   struct task_struct *p)
+{
+	if (unlikely(args->fullfork))
+		return __fullfork_may_add(args, p);
+
+	/*
+	 * A thread that is to be quiesced makes no tasks that would have to be
+	 * found too.  It comes back here once it was released.
+	 */
+	if (unlikely(current->jobctl & JOBCTL_TRAP_FULLFORK) &&
+	    !args->kthread && !args->io_thread && !args->user_worker)
+		return -ERESTARTNOINTR;
+	return 0;
+}
+
+/* @reaper: the child reaper of a pid namespace where it is the last process. */
+static inline void fullfork_wake_reaper(struct task_struct *reaper)
+{
+	/* Only the reapers made by full fork are user workers. */
+	if (reaper && reaper->flags & PF_USER_WORKER)
+		wake_up_process(reaper);
+}
+
+#else /* CONFIG_FULLFORK */
+
+#define CLONE_FULLFORK_FLAGS	0
+
+struct fullfork_member {
+	u64			share_flags;
+	struct task_struct	*sibling;
+	struct task_struct	*mm_sibling;
+	struct task_struct	*files_sibling;
+	struct task_struct	*fs_sibling;
+	struct task_struct	*parent;
+};
+
+static inline pid_t fullfork(struct kernel_clone_args *kargs) { return -EINVAL; }
+static inline bool fullfork_args_valid(const struct kernel_clone_args *kargs) { return true; }
+static inline void fullfork_quiesce(struct pt_regs *regs) { }
+static inline void fullfork_quiesce_stopped(void) { }
+static inline void fullfork_exit(struct task_struct *tsk) { }
+static inline void fullfork_init_replica(const struct kernel_clone_args *args,
+					 struct task_struct *p) { }
+static inline void fullfork_copy_thread(const struct kernel_clone_args *args,
+					struct task_struct *p) { }
+static inline int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
+						  struct task_struct *p) { return 0; }
+static inline void fullfork_lock_group(const struct kernel_clone_args *args,
+				       struct task_struct *p) { }
+static inline void fullfork_unlock_group(const struct kernel_clone_args *args,
+					 struct task_struct *p) { }
+static inline int fullfork_may_add(const struct kernel_clone_args *args,
+				   struct task_struct *p) { return 0; }
+static inline void fullfork_wake_reaper(struct task_struct *reaper) { }
+
+static inline int fullfork_copy_args(struct kernel_clone_args *kargs,
+				     const struct clone_args *args)
+{
+	if (args->source_pidfd || args->tid_map || args->tid_map_size)
+		return -EINVAL;
+	return 0;
+}
+
+static inline bool fullfork_requested(const struct kernel_clone_args *kargs)
+{
+	return false;
+}
+
+static inline struct fullfork_member *fullfork_member(const struct kernel_clone_args *args)
+{
+	return NULL;
+}
+
+static inline struct pid_namespace *fullfork_pid_ns(const struct kernel_clone_args *args,
+						    struct task_struct *p)
+{
+	return p->nsproxy->pid_ns_for_children;
+}
+
+#endif /* CONFIG_FULLFORK */
+
+static inline bool fullfork_is_replica(const struct kernel_clone_args *args)
+{
+	return fullfork_member(args);
+}
+
+/* CLONE_* flags for what a new task shares with its sibling. */
+static inline u64 fullfork_share_flags(const struct kernel_clone_args *args)
+{
+	struct fullfork_member *m = fullfork_member(args);
+
+	return m ? m->share_flags | args->flags : args->flags;
+}
+
+/* The task whose thread group a new thread joins. */
+static inline struct task_struct *fullfork_sibling(const struct kernel_clone_args *args)
+{
+	struct fullfork_member *m = fullfork_member(args);
+
+	return m ? m->sibling : current;
+}
+
+static inline struct task_struct *fullfork_mm_sibling(const struct kernel_clone_args *args)
+{
+	struct fullfork_member *m = fullfork_member(args);
+
+	return m ? m->mm_sibling : current;
+}
+
+static inline struct task_struct *fullfork_files_sibling(const struct kernel_clone_args *args)
+{
+	struct fullfork_member *m = fullfork_member(args);
+
+	return m ? m->files_sibling : current;
+}
+
+static inline struct task_struct *fullfork_fs_sibling(const struct kernel_clone_args *args)
+{
+	struct fullfork_member *m = fullfork_member(args);
+
+	return m ? m->fs_sibling : current;
+}
+
+/* Called with tasklist_lock held, which keeps the child reaper alive. */
+static inline struct task_struct *fullfork_parent(const struct kernel_clone_args *args)
+{
+	struct fullfork_member *m = fullfork_member(args);
+
+	if (likely(!m))
+		return current;
+	return m->parent ?: task_active_pid_ns(current)->child_reaper;
+}
+
+#endif /* _LINUX_FULLFORK_H */

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM fullfork
+
+#if !defined(_TRACE_FULLFORK_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _TRACE_FULLFORK_H
+
+#include <linux/sched.h>
+#include <linux/tracepoint.h>
+
+#define FULLFORK_REASONS				\
+	EM(FULLFORK_OK,			"none")		\
+	EM(FULLFORK_KILLED,		"killed")	\
+	EM(FULLFORK_TIMEOUT,		"timeout")	\
+	EM(FULLFORK_LEADER_EXITED,	"leader-exited")	\
+	EM(FULLFORK_DEADLINE_POLICY,	"deadline-policy")	\
+	EM(FULLFORK_KERNEL_WORKER,	"kernel-worker")	\
+	EM(FULLFORK_IO_URING,		"io_uring")	\
+	EM(FULLFORK_AIO,		"aio")		\
+	EM(FULLFORK_USERFAULTFD,	"userfaultfd")	\
+	EM(FULLFORK_DONTFORK,		"dontfork")	\
+	EM(FULLFORK_ARCH_STATE,		"arch-state")	\
+	EM(FULLFORK_PID_NAMESPACE,	"pid-namespace")	\
+	EM(FULLFORK_RESULT_ADDRESS,	"result-address")	\
+	EM(FULLFORK_TID_MAP_SIZE,	"tid-map-size")	\
+	EM(FULLFORK_PREPARE,		"prepare")	\
+	EM(FULLFORK_TID_WORD,		"tid-word")	\
+	EM(FULLFORK_PIDFD,		"pidfd")	\
+	EM(FULLFORK_REPLICA_KILLED,	"replica-killed")	\
+	EMe(FULLFORK_OTHER_CALLER,	"other-caller")
+
+#undef EM
+#undef EMe
+#define EM(a, b)	TRACE_DEFINE_ENUM(a);
+#define EMe(a, b)	TRACE_DEFINE_ENUM(a);
+
+FULLFORK_REASONS
+
+#undef EM
+#undef EMe
+#define EM(a, b)	{ a, b },
+#define EMe(a, b)	{ a, b }
+
+TRACE_EVENT(fullfork_start,
+
+	TP_PROTO(u64 flags, unsigned int nr_threads),
+
+	TP_ARGS(flags, nr_threads),
+
+	TP_STRUCT__entry(
+		__field(u64, flags)
+		__field(unsigned int, nr_threads)
+	),
+
+	TP_fast_assign(
+		__entry->flags = flags;
+		__entry->nr_threads = nr_threads;
+	),
+
+	TP_printk("flags=0x%llx nr_threads=%u", __entry->flags, __entry->nr_threads)
+);
+
+TRACE_EVENT(fullfork_quiesced,
+
+	TP_PROTO(unsigned int nr_members),
+
+	TP_ARGS(nr_members),
+
+	TP_STRUCT__entry(
+		__field(unsigned int, nr_members)
+	),
+
+	TP_fast_assign(
+		__entry->nr_members = nr_members;
+	),
+
+	TP_printk("nr_members=%u", __entry->nr_members)
+);
+
+TRACE_EVENT(fullfork_replica,
+
+	TP_PROTO(struct task_struct *original, struct task_struct *replica),
+
+	TP_ARGS(original, replica),
+
+	TP_STRUCT__entry(
+		__field(pid_t, original)
+		__field(pid_t, replica)
+	),
+
+	TP_fast_assign(
+		__entry->original = original->pid;
+		__entry->replica = replica->pid;
+	),
+
+	TP_printk("original=%d replica=%d", __entry->original, __entry->replica)
+);
+
+TRACE_EVENT(fullfork_commit,
+
+	TP_PROTO(struct task_struct *leader, unsigned int nr_members),
+
+	TP_ARGS(leader, nr_members),
+
+	TP_STRUCT__entry(
+		__field(pid_t, tgid)
+		__field(unsigned int, nr_members)
+	),
+
+	TP_fast_assign(
+		__entry->tgid = leader->pid;
+		__entry->nr_members = nr_members;
+	),
+
+	TP_printk("tgid=%d nr_members=%u", __entry->tgid, __entry->nr_members)
+);
+
+TRACE_EVENT(fullfork_abort,
+
+	TP_PROTO(int err, int reason, pid_t culprit),
+
+	TP_ARGS(err, reason, culprit),
+
+	TP_STRUCT__entry(
+		__field(int, err)
+		__field(int, reason)
+		__field(pid_t, culprit)
+	),
+
+	TP_fast_assign(
+		__entry->err = err;
+		__entry->reason = reason;
+		__entry->culprit = culprit;
+	),
+
+	TP_printk("err=%d reason=%s culprit=%d", __entry->err,
+		  __print_symbolic(__entry->reason, FULLFORK_REASONS),
+		  __entry->culprit)
+);
+
+#endif /* _TRACE_FULLFORK_H */
+
+/* This part must be outside protection */
+#include <trace/define_trace.h>

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The tracepoints of full fork: who was copied, and why a call failed.
+ */
+#include "fullfork_selftest.h"
+
+#include <sys/stat.h>
+
+#define TRACEFS "/sys/kernel/tracing/"
+#define INSTANCE TRACEFS "instances/fullfork_selftest"
+#define NR_WORKERS 3
+
+static void record_worker(struct worker *w, enum side side)
+{
+	if (side == SIDE_REPLICA)
+		record(w->index, sys_gettid());
+}
+
+static int run_workers(void *ws)
+{
+	return run_replica_workers(ws);
+}
+
+/* A process of four threads, with a trace buffer of its own. */
+FIXTURE(traced)
+{
+	struct workers ws;
+	char log[65536];
+};
+
+FIXTURE_SETUP(traced)
+{
+	require_fullfork(_metadata);
+	start_workers(_metadata, &self->ws, NR_WORKERS, NULL, record_worker);
+	rmdir(INSTANCE);
+	ASSERT_EQ(0, mkdir(INSTANCE, 0700));
+	ASSERT_EQ(0, write_file(INSTANCE "/events/fullfork/enable", "1"));
+}
+
+FIXTURE_TEARDOWN(traced)
+{
+	write_file(INSTANCE "/events/fullfork/enable", "0");
+	rmdir(INSTANCE);
+	join_workers(_metadata, &self->ws);
+}
+
+/* What the trace holds by now, in full. */
+static void read_trace(struct __test_metadata *_metadata, char *log, size_t size)
+{
+	int fd = open(INSTANCE "/trace", O_RDONLY | O_CLOEXEC);
+	size_t have = 0;
+	ssize_t len;
+
+	ASSERT_LE(0, fd);
+	while ((len = read(fd, log + have, size - 1 - have)) > 0)
+		have += len;
+	log[have] = '\0';
+	close(fd);
+}
+
+static int count(const char *log, const char *what)
+{
+	int n = 0;
+
+	while ((log = strstr(log, what))) {
+		log += strlen(what);
+		n++;
+	}
+	return n;
+}
+
+TEST_F(traced, tells_of_every_replica)
+{
+	char pair[64];
+	long pid = replica_main(full_fork(0), run_workers, &self->ws);
+
+	ASSERT_LT(0, pid);
+	expect_pass(_metadata, pid);
+
+	read_trace(_metadata, self->log, sizeof(self->log));
+	EXPECT_EQ(1, count(self->log, "fullfork_start: flags=0x4000000000000000 nr_threads=4"));
+	EXPECT_EQ(1, count(self->log, "fullfork_quiesced: nr_members=4"));
+	EXPECT_EQ(NR_WORKERS + 1, count(self->log, "fullfork_replica:"));
+	snprintf(pair, sizeof(pair), "original=%d replica=%ld\n", getpid(), pid);
+	EXPECT_EQ(1, count(self->log, pair));
+	snprintf(pair, sizeof(pair), "fullfork_commit: tgid=%ld nr_members=4", pid);
+	EXPECT_EQ(1, count(self->log, pair));
+	EXPECT_EQ(0, count(self->log, "fullfork_abort:"));
+}
+
+TEST_F(traced, tells_why_a_call_failed)
+{
+	char reason[96];
+	void *area = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, area);
+	ASSERT_EQ(0, madvise(area, 4096, MADV_DONTFORK));
+	ASSERT_EQ(-EOPNOTSUPP, replica_main(full_fork(0), run_workers, &self->ws));
+
+	read_trace(_metadata, self->log, sizeof(self->log));
+	snprintf(reason, sizeof(reason),
+		 "fullfork_abort: err=-95 reason=dontfork culprit=%d", getpid());
+	EXPECT_EQ(1, count(self->log, reason));
+	EXPECT_EQ(0, count(self->log, "fullfork_replica:"));
+	EXPECT_EQ(0, count(self->log, "fullfork_commit:"));
+}
+
+TEST_HARNESS_MAIN
