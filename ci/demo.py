@@ -1,36 +1,43 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The demonstration, in the guest: python3 computes with numpy's OpenBLAS
-threads, and one clone3() call copies all of it in the middle of the work."""
+"""The demonstration, in the guest. python3 computes with numpy's OpenBLAS
+threads, and one clone3() call copies all of it in the middle of the work. Then
+a shell with two such programs below it is copied from outside, as a tree."""
 
 import ctypes
 import hashlib
 import os
 import signal
 import struct
+import subprocess
 import sys
 import threading
 import time
 
-import numpy
-
 SYS_CLONE3 = 435
 CLONE_ALL_THREADS = 1 << 62
-CLONE_ARGS_SIZE = 88
+CLONE_SUBTREE = 1 << 61
+CLONE_FROM_PIDFD = 1 << 59
+CLONE_KEEP_TIDS = 1 << 58
+CLONE_NEWPID = 0x20000000
+CLONE_ARGS_SIZE = 112
 # Large enough for OpenBLAS to use its threads, small enough for a QEMU that
 # interprets every vector instruction.
 SIZE = 160
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def clone3(flags):
+def clone3(flags, source_pidfd=0, tid_map=None):
     """clone3() with SIGCHLD as exit signal; the lock of Python is not held."""
+    where, size = (ctypes.addressof(tid_map), len(tid_map) // 8) \
+        if tid_map else (0, 0)
     args = ctypes.create_string_buffer(struct.pack(
-        "11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, 0))
+        "14Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, 0,
+        source_pidfd, where, size))
     result = libc.syscall(SYS_CLONE3, args, ctypes.c_size_t(CLONE_ARGS_SIZE))
     if result < 0:
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "clone3(CLONE_ALL_THREADS)")
+        raise OSError(error, os.strerror(error), "clone3()")
     return result
 
 
@@ -64,6 +71,7 @@ class Work(threading.Thread):
         self.rounds, self.done, self.result = rounds, 0, None
 
     def run(self):
+        import numpy  # it takes its time, and only this program needs it
         name_thread(self.name)
         rng = numpy.random.default_rng(7)
         a = rng.integers(0, 7, (SIZE, SIZE)).astype(float)
@@ -74,7 +82,8 @@ class Work(threading.Thread):
         self.result = hashlib.sha256(b.tobytes()).hexdigest()[:16]
 
 
-def main():
+def copy_threads():
+    """A program with threads copies itself."""
     rounds = 40
     alone = Work(rounds)
     alone.start()
@@ -105,6 +114,78 @@ def main():
     print("Both copies finished with the right result." if good
           else "WRONG: a copy did not finish with the right result.")
     return 0 if good else 1
+
+
+class Chain(threading.Thread):
+    """Hash for a while; the member of a tree that is copied."""
+
+    ROUNDS = 60000
+
+    def __init__(self, seed):
+        super().__init__(name="hash")
+        self.value = seed
+
+    def run(self):
+        name_thread(self.name)
+        for _ in range(self.ROUNDS):
+            self.value = hashlib.sha256(self.value).digest()
+
+
+def program():
+    """Two threads work; right if they get what one gets alone."""
+    work = [Chain(b"1"), Chain(b"2")]
+    for t in work:
+        t.start()
+    for t in work:
+        t.join()
+    for t in (Chain(b"1"), Chain(b"2")):
+        t.run()
+        if t.value not in [w.value for w in work]:
+            return 1
+    return 0
+
+
+def children(pid):
+    with open("/proc/%d/task/%d/children" % (pid, pid), encoding="utf-8") as f:
+        return [int(word) for word in f.read().split()]
+
+
+def copy_tree():
+    """A shell and the programs below it are copied from outside."""
+    shell = "'%s' '%s' program & '%s' '%s' program & " \
+        "wait %%1 && wait %%2" % ((sys.executable, __file__) * 2)
+    with subprocess.Popen(["/bin/sh", "-c", shell]) as root:
+        # A name that is written while it is copied is that of the original.
+        while sum(name == "hash" for p in children(root.pid)
+                  for _, name, _ in threads(p)) < 4:
+            time.sleep(0.001)
+        tid_map = ctypes.create_string_buffer(8 * 64)
+        pidfd = os.pidfd_open(root.pid)
+        before = time.perf_counter()
+        pid = clone3(CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_FROM_PIDFD |
+                     CLONE_KEEP_TIDS | CLONE_NEWPID, pidfd, tid_map)
+        took = time.perf_counter() - before
+        os.close(pidfd)
+        print("\nA shell with two programs below it, copied from outside, with "
+              "the same TIDs\nin a PID namespace of their own, in %.2f ms:" %
+              (took * 1000))
+        for original, replica in struct.iter_unpack("2I", tid_map.raw):
+            if original:
+                with open("/proc/%d/comm" % replica, encoding="utf-8") as f:
+                    print("    TID %-6d replica %-6d %s" %
+                          (original, replica, f.read().strip()))
+        sys.stdout.flush()
+        _, status = os.waitpid(pid, 0)
+        good = root.wait() == 0 and os.waitstatus_to_exitcode(status) == 0
+    print("Both trees finished with the right result." if good
+          else "WRONG: a tree did not finish with the right result.")
+    return 0 if good else 1
+
+
+def main():
+    if sys.argv[1:] == ["program"]:
+        return program()
+    return copy_threads() or copy_tree()
 
 
 if __name__ == "__main__":

@@ -13,64 +13,51 @@
  * The protocol is described in kernel/fullfork/core.c.
  */
 
-struct fullfork;
 struct pt_regs;
+
+/* What a replica has in common with another one, or alone. */
+enum fullfork_shared {
+	FULLFORK_GROUP,
+	FULLFORK_SIGHAND,
+	FULLFORK_MM,
+	FULLFORK_FILES,
+	FULLFORK_FS,
+	FULLFORK_NSPROXY,
+	FULLFORK_NR_SHARED,
+};
+
+/**
+ * struct fullfork_place - where a replica goes among the others
+ * @share_flags: CLONE_* flags for what it shares with its siblings
+ * @siblings: for each of &enum fullfork_shared, the replica to share it with,
+ *	or the original to copy it from
+ * @parent: the parent of a group leader; NULL for the reaper of a PID namespace
+ */
+struct fullfork_place {
+	u64			share_flags;
+	struct task_struct	*siblings[FULLFORK_NR_SHARED];
+	struct task_struct	*parent;
+};
 
 #ifdef CONFIG_FULLFORK
 
 /* The flags that are built so far, the others are unknown. */
-#define CLONE_FULLFORK_FLAGS	(CLONE_ALL_THREADS | CLONE_STOPPED | CLONE_KEEP_TIDS)
-
-enum fullfork_member_state {
-	FULLFORK_QUIESCED,	/* waits for its turn to prepare its replica */
-	FULLFORK_PREPARING,	/* makes its replica */
-	FULLFORK_PREPARED,	/* made it, or failed; waits for release */
-	FULLFORK_RELEASED,	/* goes on; the operation is gone */
-};
-
-/**
- * struct fullfork_member - an original and its replica
- * @node: entry in the list of members of the operation
- * @op: the operation
- * @original: the task that is copied; this struct is on its stack
- * @replica: its copy once that is prepared, else NULL
- * @state: written under the lock of the operation
- * @share_flags: CLONE_* flags for what the replica shares with @sibling
- * @sibling: whom the replica joins: the leader's replica; @original for the
- *	leader's replica itself, which starts a group of its own
- * @mm_sibling: whose mm the replica takes, by copy or by reference
- * @files_sibling: the same for the table of open files
- * @fs_sibling: the same for root and working directory
- * @parent: the parent of a group leader; NULL for the reaper of the namespace
- * @lost: the original is in a full fork call of its own that came second
- */
-struct fullfork_member {
-	struct list_head		node;
-	struct fullfork			*op;
-	struct task_struct		*original;
-	struct task_struct		*replica;
-	enum fullfork_member_state	state;
-	u64				share_flags;
-	struct task_struct		*sibling;
-	struct task_struct		*mm_sibling;
-	struct task_struct		*files_sibling;
-	struct task_struct		*fs_sibling;
-	struct task_struct		*parent;
-	bool				lost;
-};
+#define CLONE_FULLFORK_FLAGS	(CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_STOPPED | \
+				 CLONE_FROM_PIDFD | CLONE_KEEP_TIDS)
 
 pid_t fullfork(struct kernel_clone_args *kargs);
 bool fullfork_args_valid(const struct kernel_clone_args *kargs);
 
 void fullfork_quiesce(struct pt_regs *regs);
 void fullfork_quiesce_stopped(void);
+void fullfork_leave(struct task_struct *tsk);
 void __fullfork_exit(struct task_struct *tsk);
 
-void __fullfork_init_replica(const struct fullfork_member *m, struct task_struct *p);
-void __fullfork_copy_thread(const struct fullfork_member *m, struct task_struct *p);
+void __fullfork_init_replica(struct fullfork_place *place, struct task_struct *p);
+void __fullfork_copy_thread(struct fullfork_place *place, struct task_struct *p);
 int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 				    struct task_struct *p);
-struct pid_namespace *__fullfork_pid_ns(const struct fullfork_member *m);
+struct pid_namespace *__fullfork_pid_ns(struct fullfork_place *place);
 int __fullfork_may_add(const struct kernel_clone_args *args, struct task_struct *p);
 
 /* Of a task that is not unhashed meanwhile: current, or one that never ran. */
@@ -85,7 +72,7 @@ static inline int fullfork_copy_args(struct kernel_clone_args *kargs,
 	kargs->source_pidfd = args->source_pidfd;
 	kargs->tid_map = u64_to_user_ptr(args->tid_map);
 	kargs->tid_map_size = args->tid_map_size;
-	if (!(kargs->flags & CLONE_ALL_THREADS) &&
+	if (!(kargs->flags & (CLONE_ALL_THREADS | CLONE_SUBTREE)) &&
 	    (kargs->source_pidfd || kargs->tid_map || kargs->tid_map_size))
 		return -EINVAL;
 	return 0;
@@ -96,7 +83,7 @@ static inline bool fullfork_requested(const struct kernel_clone_args *kargs)
 	return kargs->flags & CLONE_FULLFORK_FLAGS;
 }
 
-static inline struct fullfork_member *fullfork_member(const struct kernel_clone_args *args)
+static inline struct fullfork_place *fullfork_place(const struct kernel_clone_args *args)
 {
 	return args->fullfork;
 }
@@ -184,19 +171,11 @@ static inline void fullfork_wake_reaper(struct task_struct *reaper)
 
 #define CLONE_FULLFORK_FLAGS	0
 
-struct fullfork_member {
-	u64			share_flags;
-	struct task_struct	*sibling;
-	struct task_struct	*mm_sibling;
-	struct task_struct	*files_sibling;
-	struct task_struct	*fs_sibling;
-	struct task_struct	*parent;
-};
-
 static inline pid_t fullfork(struct kernel_clone_args *kargs) { return -EINVAL; }
 static inline bool fullfork_args_valid(const struct kernel_clone_args *kargs) { return true; }
 static inline void fullfork_quiesce(struct pt_regs *regs) { }
 static inline void fullfork_quiesce_stopped(void) { }
+static inline void fullfork_leave(struct task_struct *tsk) { }
 static inline void fullfork_exit(struct task_struct *tsk) { }
 static inline void fullfork_init_replica(const struct kernel_clone_args *args,
 					 struct task_struct *p) { }
@@ -225,7 +204,7 @@ static inline bool fullfork_requested(const struct kernel_clone_args *kargs)
 	return false;
 }
 
-static inline struct fullfork_member *fullfork_member(const struct kernel_clone_args *args)
+static inline struct fullfork_place *fullfork_place(const struct kernel_clone_args *args)
 {
 	return NULL;
 }
@@ -240,54 +219,34 @@ static inline struct pid_namespace *fullfork_pid_ns(const struct kernel_clone_ar
 
 static inline bool fullfork_is_replica(const struct kernel_clone_args *args)
 {
-	return fullfork_member(args);
+	return fullfork_place(args);
 }
 
-/* CLONE_* flags for what a new task shares with its sibling. */
+/* CLONE_* flags for what a new task shares with its siblings. */
 static inline u64 fullfork_share_flags(const struct kernel_clone_args *args)
 {
-	struct fullfork_member *m = fullfork_member(args);
+	struct fullfork_place *place = fullfork_place(args);
 
-	return m ? m->share_flags | args->flags : args->flags;
+	return place ? place->share_flags | args->flags : args->flags;
 }
 
-/* The task whose thread group a new thread joins. */
-static inline struct task_struct *fullfork_sibling(const struct kernel_clone_args *args)
+/* The task with whom a new one shares @what, or from whom it copies it. */
+static inline struct task_struct *fullfork_sibling(const struct kernel_clone_args *args,
+						   enum fullfork_shared what)
 {
-	struct fullfork_member *m = fullfork_member(args);
+	struct fullfork_place *place = fullfork_place(args);
 
-	return m ? m->sibling : current;
-}
-
-static inline struct task_struct *fullfork_mm_sibling(const struct kernel_clone_args *args)
-{
-	struct fullfork_member *m = fullfork_member(args);
-
-	return m ? m->mm_sibling : current;
-}
-
-static inline struct task_struct *fullfork_files_sibling(const struct kernel_clone_args *args)
-{
-	struct fullfork_member *m = fullfork_member(args);
-
-	return m ? m->files_sibling : current;
-}
-
-static inline struct task_struct *fullfork_fs_sibling(const struct kernel_clone_args *args)
-{
-	struct fullfork_member *m = fullfork_member(args);
-
-	return m ? m->fs_sibling : current;
+	return place ? place->siblings[what] : current;
 }
 
 /* Called with tasklist_lock held, which keeps the child reaper alive. */
 static inline struct task_struct *fullfork_parent(const struct kernel_clone_args *args)
 {
-	struct fullfork_member *m = fullfork_member(args);
+	struct fullfork_place *place = fullfork_place(args);
 
-	if (likely(!m))
+	if (likely(!place))
 		return current;
-	return m->parent ?: task_active_pid_ns(current)->child_reaper;
+	return place->parent ?: task_active_pid_ns(current)->child_reaper;
 }
 
 #endif /* _LINUX_FULLFORK_H */

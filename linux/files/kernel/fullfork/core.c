@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Full fork: clone3(CLONE_ALL_THREADS) copies a process with all its threads.
+ * Full fork: clone3() copies processes with all their threads, and trees of them.
  *
  * Copyright (c) 2026 The full fork developers
  */
@@ -8,29 +8,41 @@
 /**
  * DOC: protocol
  *
- * 1. Quiesce.  The caller marks every other thread of the group with
- *    JOBCTL_TRAP_FULLFORK at one instant and interrupts it.  A thread goes to
- *    sleep on its way to user mode, where its registers are all in pt_regs and
- *    its signals still queued, or leaves by exiting.  The caller waits for all
- *    of them, for a bounded time.
- * 2. Check.  What cannot be copied truly is refused.  Nothing was copied yet.
- * 3. Prepare.  Each original makes its own replica with copy_process(): first
- *    the leader, whose replica starts the new group, then the others, in
- *    parallel.  Replicas are visible but do not run.  All may fail; the first
- *    error is kept, and every member still comes to the end of this step.
- * 4. Commit, which cannot fail, or abort.  The caller starts all replicas; or
- *    it has them killed before they run a user instruction.
+ * 1. Quiesce.  From the root down, the caller claims every process that is to
+ *    be copied: it marks all threads with JOBCTL_TRAP_FULLFORK at one instant
+ *    and interrupts them.  A thread goes to sleep on its way to user mode, where
+ *    its registers are all in pt_regs and its signals still queued, or leaves by
+ *    exiting.  A marked thread makes no thread and no process.  The caller waits
+ *    for all of them, and for processes that exit to become zombies, for a
+ *    bounded time.  Then it looks again, since what was not claimed yet went on,
+ *    until it finds nothing new.  Rights are checked before anybody is marked.
+ * 2. Check.  Rights once more, as nobody can change theirs any more.  What cannot
+ *    be copied truly is refused.  Nothing was copied yet.
+ * 3. Prepare.  Each original makes its own replica with copy_process(), as soon
+ *    as those are there that it needs: its parent, its leader, and whoever copies
+ *    an object that it shares; all else in parallel.  Who has exited is copied by
+ *    somebody near.  Replicas are visible but do not run.  All may fail; the first
+ *    error is kept, and nobody starts after it.
+ * 4. Commit, which cannot fail, or abort.  The caller lets the replicas of zombies
+ *    exit, then starts all others; or it has all killed before they run a user
+ *    instruction.
  * 5. Release.  The caller lets the originals go on.
  *
  * Who waits for whom: the caller for marked threads, then for members at work;
- * members for the caller.  A fatal signal ends every wait of step 1, and has
- * members leave that are not at work.  At work, they fail by it soon.  Members
- * that made a replica wait for the caller uninterruptibly: the caller always
- * comes to release them.  Other signals stay queued until release.
+ * members for the caller.  A fatal signal ends every wait of step 1, and a member
+ * that dies there is left out.  From then on nobody leaves: members wait
+ * uninterruptibly for the caller, which always comes to release them.  A copy
+ * that fails because its original is killed fails the others, and all is tried
+ * again.  Other signals stay queued until release.
+ *
+ * Not marked, until it is over, is a vfork() child before exec: its parent waits
+ * for it.
  *
  * The operation is on the stack of the caller, a member on the stack of its
  * original.  signal->fullfork, protected by the siglock, is what threads join by:
- * at most one operation per group.
+ * at most one operation per process.  Another one waits for it.  Trees overlap
+ * only if one contains the root of the other and are claimed from the root, so
+ * that of two operations one does not wait.
  *
  * Locks: tasklist_lock, siglock of originals, siglock of replicas or
  * fullfork.lock, pi_lock.  None is held across a wait for a member, nor are
@@ -48,6 +60,7 @@
 #include <linux/ptrace.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/tty.h>
 #include <linux/uaccess.h>
 #include <trace/events/sched.h>
 #include <uapi/linux/pidfd.h>
@@ -83,9 +96,6 @@ static bool beside_valid(const struct kernel_clone_args *kargs)
 	if (flags & CLONE_PIDFD_AUTOKILL &&
 	    (~flags & (CLONE_PIDFD | CLONE_AUTOREAP)))
 		return false;
-	if (flags & CLONE_PARENT &&
-	    (current->signal->flags & SIGNAL_UNKILLABLE || current->signal->autoreap))
-		return false;
 	return valid_signal(kargs->exit_signal);
 }
 
@@ -102,20 +112,22 @@ bool fullfork_args_valid(const struct kernel_clone_args *kargs)
 
 	if (!(flags & CLONE_FULLFORK_FLAGS))
 		return true;
-	if (!(flags & CLONE_ALL_THREADS))
+	if (!(flags & (CLONE_ALL_THREADS | CLONE_SUBTREE)))
 		return false;
 	if (flags & CLONE_KEEP_TIDS)
 		allowed |= CLONE_NEWPID;
 	if (flags & ~allowed)
 		return false;
 	if (kargs->stack || kargs->stack_size || kargs->tls || kargs->set_tid_size ||
-	    kargs->child_tid || kargs->cgroup || kargs->source_pidfd)
+	    kargs->child_tid || kargs->cgroup)
+		return false;
+	if (!(flags & CLONE_FROM_PIDFD) && kargs->source_pidfd)
 		return false;
 	return results_valid(kargs) && beside_valid(kargs);
 }
 
-/* As copy_process() has it. */
-static int check_autokill(const struct kernel_clone_args *kargs)
+/* Early, before anybody is disturbed.  As copy_process() has it. */
+static int check_caller(const struct kernel_clone_args *kargs)
 {
 	if ((kargs->flags & CLONE_PIDFD_AUTOKILL) && !(kargs->flags & CLONE_NNP) &&
 	    !ns_capable(current_user_ns(), CAP_SYS_ADMIN))
@@ -135,21 +147,20 @@ static int put_tid_map_entry(struct fullfork *op, u64 i, struct fullfork_member 
 	return copy_to_user(&op->kargs->tid_map[i], &entry, sizeof(entry)) ? -EFAULT : 0;
 }
 
-/* The leader first, then the threads in the order in which they quiesced. */
+/* Parents first, and of each process its leader first. */
 static int put_tid_map(struct fullfork *op)
 {
 	struct clone_tid_map __user *map = op->kargs->tid_map;
 	struct fullfork_member *m;
+	struct fullfork_group *g;
 	u64 i = 0;
-	int err;
+	int err = 0;
 
 	if (!map)
 		return 0;
-	err = put_tid_map_entry(op, i++, op->leader);
-	list_for_each_entry(m, &op->members, node) {
-		if (!err && m != op->leader)
-			err = put_tid_map_entry(op, i++, m);
-	}
+	list_for_each_entry(g, &op->groups, node)
+		list_for_each_entry(m, &g->members, node)
+			err = err ?: put_tid_map_entry(op, i++, m);
 	if (!err && clear_user(&map[i], (op->kargs->tid_map_size - i) * sizeof(*map)))
 		err = -EFAULT;
 	return err;
@@ -180,7 +191,7 @@ static bool replica_was_killed(struct task_struct *lead)
  */
 static int prepare_results(struct fullfork *op, int *pidfd, struct file **pidfile)
 {
-	struct task_struct *lead = op->leader->replica;
+	struct task_struct *lead = op->root->leader->replica;
 	u64 flags = op->kargs->flags;
 	int err;
 
@@ -209,41 +220,99 @@ static int prepare_results(struct fullfork *op, int *pidfd, struct file **pidfil
 
 static int prepare_replicas(struct fullfork *op)
 {
-	int err = fullfork_check_supported(op) ?: fullfork_prepare_reaper(op);
-
-	if (err)
-		return err;
-	if (fullfork_start_member(op, true)) {
-		while (fullfork_start_member(op, false))
-			;
-	}
-	fullfork_start_members(op);
-	return READ_ONCE(op->err);
+	return fullfork_check_rights(op) ?: fullfork_check_supported(op) ?:
+	       fullfork_link_members(op) ?: fullfork_check_results(op) ?:
+	       fullfork_prepare_reaper(op) ?: fullfork_prepare_replicas(op);
 }
 
 /*
- * CLONE_STOPPED: the stop is complete as far as a waiting parent is concerned,
- * and nobody gets a signal for it.  The threads enter it before they would run
- * in user mode.
+ * The replica of @g is stopped if the original is, or if that was asked for.
+ * The stop is complete as far as a waiting parent is concerned, and nobody gets
+ * a signal for it.  The threads enter it before they would run in user mode.
  */
-static void stop_replicas(struct task_struct *lead)
+static void stop_replica(struct fullfork_group *g)
 {
+	struct task_struct *t, *original, *lead = g->leader->replica;
+	bool asked = g->op->kargs->flags & CLONE_STOPPED;
 	struct signal_struct *signal = lead->signal;
-	struct task_struct *t;
+	int signr = SIGSTOP, code = SIGSTOP;
+
+	/* The state of originals stays as it is while they are quiesced. */
+	original = g->leader->maker->original;
+	if (g->signal->flags & SIGNAL_STOP_STOPPED) {
+		signr = original->jobctl & JOBCTL_STOP_SIGMASK ?: SIGSTOP;
+		/* Unless somebody waited for it already. */
+		if (!asked || g != g->op->root)
+			code = g->signal->group_exit_code;
+	} else if (!asked) {
+		return;
+	}
 
 	guard(read_lock)(&tasklist_lock);
 	scoped_guard(spinlock_irq, fullfork_siglock(lead)) {
 		if (signal->flags & SIGNAL_GROUP_EXIT)
 			return;
 		signal_set_stop_flags(signal, SIGNAL_STOP_STOPPED);
-		signal->group_exit_code = SIGSTOP;
+		signal->group_exit_code = code;
 		for_each_thread(lead, t) {
-			t->jobctl |= JOBCTL_STOP_PENDING | SIGSTOP;
+			t->jobctl |= JOBCTL_STOP_PENDING | signr;
 			set_tsk_thread_flag(t, TIF_SIGPENDING);
 		}
 	}
 	__wake_up_parent(lead, rcu_dereference_protected(lead->parent,
 							 lockdep_is_held(&tasklist_lock)));
+}
+
+/* The replica of the process that leads @pid, a process group or a session. */
+static struct task_struct *replica_of_leader(struct fullfork *op, struct pid *pid)
+{
+	struct task_struct *original = pid_task(pid, PIDTYPE_TGID);
+	struct fullfork_group *g;
+
+	if (!original)
+		return NULL;
+	guard(spinlock)(fullfork_siglock(original));
+	g = original->signal->fullfork;
+	return g && g->op == op ? g->leader->replica : NULL;
+}
+
+/* Of @type, what the replica of @g is in: what the original is in, or its copy. */
+static struct pid *replica_pid(struct fullfork_group *g, enum pid_type type)
+{
+	struct pid *pid = g->signal->pids[type];
+	struct task_struct *leader = replica_of_leader(g->op, pid);
+
+	return leader ? task_pid(leader) : pid;
+}
+
+static void join_replica_pid(struct fullfork_group *g, enum pid_type type, struct pid **pids)
+{
+	struct task_struct *p = g->leader->replica;
+	struct pid *pid = replica_pid(g, type);
+
+	if (p->signal->pids[type] != pid)
+		change_pid(pids, p, type, pid);
+}
+
+/*
+ * Process groups and sessions that are led by members get copies of their own.
+ * The terminal stays that of the originals.
+ */
+static void join_replica_session(struct fullfork_group *g)
+{
+	struct task_struct *p = g->leader->replica;
+	struct pid *pids[PIDTYPE_MAX] = {};
+	bool other_session;
+
+	scoped_guard(write_lock_irq, &tasklist_lock) {
+		join_replica_pid(g, PIDTYPE_PGID, pids);
+		join_replica_pid(g, PIDTYPE_SID, pids);
+		p->signal->leader = task_session(p) == task_pid(p);
+		other_session = task_session(p) != g->signal->pids[PIDTYPE_SID];
+	}
+	free_pids(pids);
+	if (other_session)
+		proc_clear_tty(p);
 }
 
 /*
@@ -272,41 +341,76 @@ static void trace_replica(struct fullfork_member *m, int event)
 	set_tsk_thread_flag(p, TIF_SIGPENDING);
 }
 
-static void add_lru_gen_mm(struct task_struct *lead)
+static void add_lru_gen_mm(struct fullfork_member *m)
 {
-	if (!IS_ENABLED(CONFIG_LRU_GEN_WALKS_MMU))
+	struct task_struct *p = m->replica;
+
+	if (!IS_ENABLED(CONFIG_LRU_GEN_WALKS_MMU) || !p->mm || m->owners[FULLFORK_MM] != m)
 		return;
 	/* As in kernel_clone(): synchronize with memcg migration. */
-	task_lock(lead);
-	lru_gen_add_mm(lead->mm);
-	task_unlock(lead);
+	task_lock(p);
+	lru_gen_add_mm(p->mm);
+	task_unlock(p);
+}
+
+static bool has_become_zombie(struct task_struct *p)
+{
+	/* Or is left to a tracer that was fast enough to attach. */
+	return READ_ONCE(p->exit_state) || READ_ONCE(p->ptrace);
+}
+
+/* Parents do not run before their children are zombies, as they were. */
+static void start_zombies(struct fullfork *op)
+{
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &op->groups, node)
+		if (fullfork_has_exited(g->leader))
+			wake_up_new_task(g->leader->replica);
+
+	list_for_each_entry(g, &op->groups, node) {
+		struct task_struct *p = g->leader->replica;
+
+		if (!fullfork_is_zombie(g))
+			continue;
+		wait_event(task_pid(p)->wait_pidfd, has_become_zombie(p));
+		guard(write_lock_irq)(&tasklist_lock);
+		p->exit_signal = g->leader->original->exit_signal;
+	}
 }
 
 /* Nothing fails from here on. */
 static void fullfork_commit(struct fullfork *op, int event)
 {
-	struct task_struct *lead = op->leader->replica;
 	struct fullfork_member *m;
+	struct fullfork_group *g;
 
-	trace_fullfork_commit(lead, op->nr_members);
+	trace_fullfork_commit(op->root->leader->replica, op->nr_members);
 
-	list_for_each_entry(m, &op->members, node) {
-		trace_fullfork_replica(m->original, m->replica);
-		trace_sched_process_fork(m->original, m->replica);
-		trace_replica(m, event);
+	list_for_each_entry(g, &op->groups, node) {
+		join_replica_session(g);
+		list_for_each_entry(m, &g->members, node) {
+			trace_fullfork_replica(m->original, m->replica);
+			trace_sched_process_fork(m->original, m->replica);
+			trace_replica(m, event);
+			add_lru_gen_mm(m);
+		}
+		if (!fullfork_is_zombie(g))
+			stop_replica(g);
 	}
-	if (op->kargs->flags & CLONE_STOPPED)
-		stop_replicas(lead);
-	add_lru_gen_mm(lead);
 
-	/* A replica that runs may create threads, so walk the members. */
 	if (op->reaper)
 		wake_up_new_task(op->reaper);
-	list_for_each_entry(m, &op->members, node)
-		wake_up_new_task(m->replica);
+	start_zombies(op);
+	/* A replica that runs may create threads, so walk the members. */
+	list_for_each_entry(g, &op->groups, node)
+		list_for_each_entry(m, &g->members, node)
+			if (!fullfork_has_exited(m))
+				wake_up_new_task(m->replica);
 
-	fullfork_detach(op);
-	fullfork_release(op);
+	fullfork_detach(op, &op->groups);
+	fullfork_release(op, &op->groups);
+	trace_fullfork_release(ktime_to_ns(ktime_sub(ktime_get(), op->start)));
 }
 
 /* What a dying task would do that others could see. */
@@ -346,46 +450,51 @@ static void wait_group_gone(struct pid *pid)
 {
 	if (pid)
 		wait_event_killable(pid->wait_pidfd, group_is_gone(pid));
-	put_pid(pid);
+}
+
+static void abort_group(struct fullfork_group *g)
+{
+	struct fullfork_member *m;
+
+	/* A new task cannot die unless it runs: it does so in the kernel. */
+	scoped_guard(rcu) {
+		list_for_each_entry(m, &g->members, node) {
+			if (!m->replica)
+				continue;
+			disarm_replica(m->replica);
+			add_lru_gen_mm(m);
+			wake_up_new_task(m->replica);
+		}
+	}
 }
 
 static void fullfork_abort(struct fullfork *op)
 {
-	struct pid *pid = NULL, *reaper_pid = NULL;
-	struct task_struct *lead;
-	struct fullfork_member *m;
+	struct pid *reaper_pid = NULL;
+	struct fullfork_group *g;
 
 	trace_fullfork_abort(op->err, op->reason, op->culprit);
 
-	/* No member leaves from here on, not even the leader. */
-	fullfork_detach(op);
-	lead = op->leader ? op->leader->replica : NULL;
-	if (lead) {
-		pid = kill_group(lead);
-		add_lru_gen_mm(lead);
-	}
+	/* No member leaves from here on. */
+	fullfork_detach(op, &op->groups);
+	list_for_each_entry(g, &op->groups, node)
+		if (g->leader && g->leader->replica)
+			g->pid = kill_group(g->leader->replica);
 	if (op->reaper) {
 		reaper_pid = kill_group(op->reaper);
 		wake_up_new_task(op->reaper);
 	}
+	list_for_each_entry(g, &op->groups, node)
+		abort_group(g);
+	fullfork_release(op, &op->groups);
 
-	/* A new task cannot die unless it runs: it does so in the kernel. */
-	scoped_guard(rcu) {
-		list_for_each_entry(m, &op->members, node) {
-			if (!m->replica)
-				continue;
-			disarm_replica(m->replica);
-			wake_up_new_task(m->replica);
-		}
-	}
-	fullfork_release(op);
-
-	wait_group_gone(pid);
+	list_for_each_entry(g, &op->groups, node)
+		wait_group_gone(g->pid);
 	wait_group_gone(reaper_pid);
+	put_pid(reaper_pid);
 }
 
-/* The caller has to come back from its own call before it can be a member. */
-static pid_t copy_group(struct fullfork *op, int event)
+static pid_t copy_all(struct fullfork *op, int event)
 {
 	struct file *pidfile = NULL;
 	int err, pidfd = -1;
@@ -403,7 +512,7 @@ static pid_t copy_group(struct fullfork *op, int event)
 		return err;
 	}
 
-	pid = get_task_pid(op->leader->replica, PIDTYPE_PID);
+	pid = get_task_pid(op->root->leader->replica, PIDTYPE_PID);
 	nr = pid_vnr(pid);
 	if (pidfile)
 		fd_install(pidfd, pidfile);
@@ -415,40 +524,82 @@ static pid_t copy_group(struct fullfork *op, int event)
 	return nr;
 }
 
-/**
- * fullfork() - copy every thread of the calling process
- * @kargs: what fullfork_args_valid() accepts
- *
- * Return: the TID of the leader's replica in the caller's PID namespace, 0 in
- * the replica of the caller, or an error; see
- * Documentation/userspace-api/fullfork.rst.
- */
-pid_t fullfork(struct kernel_clone_args *kargs)
+/* Before anybody is disturbed. */
+static int begin(struct fullfork *op)
+{
+	struct kernel_clone_args *kargs = op->kargs;
+	struct signal_struct *signal;
+	int err;
+
+	err = fullfork_find_root(op) ?: fullfork_check_rights(op);
+	if (err)
+		return err;
+
+	/* As copy_process() has it. */
+	signal = op->root->signal;
+	if ((kargs->flags & CLONE_PARENT) &&
+	    (signal->flags & SIGNAL_UNKILLABLE || signal->autoreap))
+		return fullfork_fail(op, -EINVAL, FULLFORK_ROOT, current);
+	return fullfork_check_results(op) ?: fullfork_get_pid_ns(op);
+}
+
+static pid_t try_fullfork(struct kernel_clone_args *kargs, unsigned long deadline,
+			  enum fullfork_reason *reason)
 {
 	int event = kargs->exit_signal == SIGCHLD ? PTRACE_EVENT_FORK : PTRACE_EVENT_CLONE;
 	struct fullfork_member self = {};
 	struct fullfork op = {
 		.caller		= current,
+		.self		= &self,
 		.kargs		= kargs,
-		.members	= LIST_HEAD_INIT(op.members),
+		.groups		= LIST_HEAD_INIT(op.groups),
+		.spare		= LIST_HEAD_INIT(op.spare),
+		.start		= ktime_get(),
+		.deadline	= deadline,
+		.pid_namespaces	= LIST_HEAD_INIT(op.pid_namespaces),
 	};
-	int err = check_autokill(kargs);
 	pid_t ret;
 
 	spin_lock_init(&op.lock);
+
+	ret = begin(&op) ?: fullfork_quiesce_all(&op);
+	if (!ret)
+		ret = copy_all(&op, event);
+	else
+		fullfork_abort(&op);
+
+	*reason = op.reason;
+	kvfree(op.objects);
+	fullfork_put_pid_namespaces(&op);
+	fullfork_free_groups(&op);
+	put_pid_ns(op.pid_ns);
+	return ret;
+}
+
+/**
+ * fullfork() - copy processes with all their threads
+ * @kargs: what fullfork_args_valid() accepts
+ *
+ * Return: the TID of the replica of the root's leader in the caller's PID
+ * namespace, 0 in the replica of the caller, or an error; see
+ * Documentation/userspace-api/fullfork.rst.
+ */
+pid_t fullfork(struct kernel_clone_args *kargs)
+{
+	unsigned long deadline = jiffies + READ_ONCE(sysctl_fullfork_timeout_secs) * HZ;
+	enum fullfork_reason reason;
+	int err = check_caller(kargs);
+	pid_t ret;
 
 	if (err)
 		return err;
 	trace_fullfork_start(kargs->flags, get_nr_threads(current));
 
-	err = fullfork_check_results(&op) ?: fullfork_get_pid_ns(&op) ?:
-	      fullfork_quiesce_threads(&op, &self);
-	if (!err) {
-		ret = copy_group(&op, event);
-	} else {
-		fullfork_abort(&op);
-		ret = err;
-	}
-	put_pid_ns(op.pid_ns);
+	/* If members are killed in the middle, those that are left are copied. */
+	do {
+		ret = try_fullfork(kargs, deadline, &reason);
+	} while (reason == FULLFORK_MEMBER_KILLED && !fatal_signal_pending(current));
+	if (ret == -ERESTARTNOINTR)
+		set_thread_flag(TIF_SIGPENDING);
 	return ret;
 }

@@ -4,14 +4,18 @@
 
 #include <linux/fullfork.h>
 #include <linux/list.h>
+#include <linux/sched/wake_q.h>
 #include <linux/spinlock.h>
 
 /* Why an operation was aborted, for the tracepoint. */
 enum fullfork_reason {
 	FULLFORK_OK,
-	FULLFORK_KILLED,		/* a fatal signal for the originals */
+	FULLFORK_KILLED,		/* a fatal signal for the caller */
 	FULLFORK_TIMEOUT,		/* an original could not be quiesced */
-	FULLFORK_LEADER_EXITED,
+	FULLFORK_ROOT,			/* it may not be copied, or has exited */
+	FULLFORK_RIGHTS,		/* a process that the caller may not copy */
+	FULLFORK_TRACED,		/* by another member */
+	FULLFORK_THREADS,		/* a descendant has several, one was asked for */
 	FULLFORK_DEADLINE_POLICY,
 	FULLFORK_KERNEL_WORKER,
 	FULLFORK_IO_URING,
@@ -22,78 +26,252 @@ enum fullfork_reason {
 	FULLFORK_PID_NAMESPACE,
 	FULLFORK_RESULT_ADDRESS,	/* pidfd, parent_tid or tid_map */
 	FULLFORK_TID_MAP_SIZE,
+	FULLFORK_MEMORY,
 	FULLFORK_PREPARE,		/* copy_process() failed */
 	FULLFORK_TID_WORD,
 	FULLFORK_PIDFD,
 	FULLFORK_REPLICA_KILLED,
+	FULLFORK_MEMBER_KILLED,		/* an original, while replicas were prepared */
 	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
+};
+
+enum fullfork_member_state {
+	FULLFORK_QUIESCED,	/* waits for its turn, or for release */
+	FULLFORK_PREPARING,	/* prepares the replicas on its list */
+	FULLFORK_RELEASED,	/* goes on; the operation is gone */
+};
+
+/**
+ * struct fullfork_need - an entry in the list of those that wait for a member
+ * @node: in &fullfork_member.dependents of @on
+ * @of: the member that waits
+ * @on: the member that it waits for
+ */
+struct fullfork_need {
+	struct list_head	node;
+	struct fullfork_member	*of;
+	struct fullfork_member	*on;
+};
+
+/* One for each shared object, for the parent, and for the init of a namespace. */
+#define FULLFORK_MAX_NEEDS	(FULLFORK_NR_SHARED + 2)
+
+/**
+ * struct fullfork_object - who copies an object that originals share
+ * @node: in the hash table of the operation
+ * @object: its address, or that of the original itself
+ * @owner: the first member that has it
+ */
+struct fullfork_object {
+	struct hlist_node	node;
+	const void		*object;
+	struct fullfork_member	*owner;
+};
+
+/**
+ * struct fullfork_member - an original and its replica
+ * @node: in &fullfork_group.members
+ * @group: the process that it is of
+ * @original: the task that is copied; this struct is on its stack, unless it
+ *	has exited
+ * @replica: its copy once that is prepared, else NULL
+ * @place: for copy_process()
+ * @lost: the original is in a full fork call of its own that came second
+ *
+ * @state: of the original as a thread that takes part
+ * @todo: members whose replicas the original is to prepare, by @todo_node
+ * @todo_node: in @todo of @maker
+ *
+ * @maker: whose original prepares the replica: itself if it is alive
+ * @owners: for every shared object the member that copies it
+ * @parent: the member whose replica is the parent, of a leader below the root
+ * @pid_ns: the PID namespace of the replica if it is not that of the original
+ * @pid_ns_for_children: the same for that of its children
+ * @nr_needs: members that have to be prepared before this one
+ * @needs: an entry for each of them
+ * @dependents: members that need this one
+ * @objects: what this member is found by
+ */
+struct fullfork_member {
+	struct list_head		node;
+	struct fullfork_group		*group;
+	struct task_struct		*original;
+	struct task_struct		*replica;
+	struct fullfork_place		place;
+	bool				lost;
+
+	enum fullfork_member_state	state;
+	struct list_head		todo;
+	struct list_head		todo_node;
+
+	struct fullfork_member		*maker;
+	struct fullfork_member		*owners[FULLFORK_NR_SHARED];
+	struct fullfork_member		*parent;
+	struct pid_namespace		*pid_ns;
+	struct pid_namespace		*pid_ns_for_children;
+	unsigned int			nr_needs;
+	struct fullfork_need		needs[FULLFORK_MAX_NEEDS];
+	struct list_head		dependents;
+	struct fullfork_object		objects[FULLFORK_NR_SHARED];
+};
+
+/**
+ * struct fullfork_group - a process that is copied
+ * @node: in &fullfork.groups, parents before children
+ * @op: the operation
+ * @task: some thread of it, held, which keeps @signal
+ * @signal: what its threads share; @signal->fullfork points here, written under
+ *	the siglock
+ * @members: its threads that are copied, once they are quiesced
+ * @nr_members: number of entries there
+ * @bystanders: those that are not, see CLONE_SUBTREE
+ * @leader: the member that leads the replica
+ * @exited: stands for a leader that has exited
+ * @pid: of the replica, when it is aborted
+ */
+struct fullfork_group {
+	struct list_head		node;
+	struct fullfork			*op;
+	struct task_struct		*task;
+	struct signal_struct		*signal;
+	struct list_head		members;
+	unsigned int			nr_members;
+	struct list_head		bystanders;
+	struct fullfork_member		*leader;
+	struct fullfork_member		exited;
+	struct pid			*pid;
+};
+
+/**
+ * struct fullfork_pid_ns - a PID namespace of originals and that of replicas
+ * @node: in &fullfork.pid_namespaces
+ * @original: that of originals
+ * @replica: the one in which replicas have the same TIDs
+ * @init: the process whose replica is the init of @replica; NULL if there is an
+ *	init already, or none yet
+ */
+struct fullfork_pid_ns {
+	struct list_head	node;
+	struct pid_namespace	*original;
+	struct pid_namespace	*replica;
+	struct fullfork_group	*init;
 };
 
 /**
  * struct fullfork - one full fork, on the stack of its caller
  * @caller: the task inside clone3()
+ * @self: the member of @caller, if its process is copied
  * @kargs: its arguments
- * @group: the thread group that is copied
+ * @root: the process at the top of what is copied
+ * @groups: every process that is copied, parents before children
+ * @spare: groups that were allocated and are not used yet
+ * @nr_claimed: processes that the last look found
+ * @start: time at which the first original was marked
+ * @deadline: until when originals have to be quiesced, in jiffies
  * @pid_ns: the namespace for the TIDs of CLONE_KEEP_TIDS, else NULL
+ * @pid_namespaces: namespaces of replicas that are not those of originals
  * @reaper: the reaper made for @pid_ns, not started yet, else NULL
- * @leader: the member whose original leads @group
+ * @objects: hash table of the objects that members share
+ * @objects_bits: size of it
  *
  * @lock: protects what follows, and the state of members.  Nests inside the
- *	siglock of @group.
- * @members: every original that is quiesced, the caller first
- * @nr_members: number of entries there
+ *	siglock of originals.
+ * @nr_members: number of members of all groups
  * @nr_marked: originals asked to quiesce that did not yet do so or exit; the
  *	caller waits for zero
- * @nr_preparing: members at work; the caller waits for zero
+ * @nr_changes: originals that exited or left instead
+ * @preparing: every original is quiesced, and none leaves any more
+ * @nr_preparing: replicas that are at work; the caller waits for zero
+ * @nr_prepared: replicas that are made
  * @err: the first error
  * @reason: where it came from
  * @culprit: PID of the task that it came from
  */
 struct fullfork {
 	struct task_struct		*caller;
+	struct fullfork_member		*self;
 	struct kernel_clone_args	*kargs;
-	struct signal_struct		*group;
+	struct fullfork_group		*root;
+	struct list_head		groups;
+	struct list_head		spare;
+	unsigned int			nr_claimed;
+	ktime_t				start;
+	unsigned long			deadline;
 	struct pid_namespace		*pid_ns;
+	struct list_head		pid_namespaces;
 	struct task_struct		*reaper;
-	struct fullfork_member		*leader;
+	struct hlist_head		*objects;
+	unsigned int			objects_bits;
 
 	/* Protects what follows. */
 	spinlock_t			lock;
-	struct list_head		members;
 	unsigned int			nr_members;
 	unsigned int			nr_marked;
+	unsigned int			nr_changes;
+	bool				preparing;
 	unsigned int			nr_preparing;
+	unsigned int			nr_prepared;
 	int				err;
 	enum fullfork_reason		reason;
 	pid_t				culprit;
 };
 
+static inline struct fullfork_member *to_member(struct fullfork_place *place)
+{
+	return container_of(place, struct fullfork_member, place);
+}
+
+/* Is it the member of a thread that has exited, which does not act itself? */
+static inline bool fullfork_has_exited(const struct fullfork_member *m)
+{
+	return m == &m->group->exited;
+}
+
+/* A zombie: a process that has exited and that was not waited for. */
+static inline bool fullfork_is_zombie(const struct fullfork_group *g)
+{
+	return fullfork_has_exited(g->leader) && g->nr_members == 1;
+}
+
 extern unsigned int sysctl_fullfork_timeout_secs;
 
+/* quiesce.c */
 void fullfork_set_error(struct fullfork *op, int err, enum fullfork_reason reason,
 			struct task_struct *culprit);
-void fullfork_fail(struct fullfork *op, int err, enum fullfork_reason reason,
-		   struct task_struct *culprit);
+int fullfork_fail(struct fullfork *op, int err, enum fullfork_reason reason,
+		  struct task_struct *culprit);
+
+/* tree.c */
+int fullfork_find_root(struct fullfork *op);
+int fullfork_check_rights(struct fullfork *op);
+int fullfork_quiesce_all(struct fullfork *op);
+void fullfork_detach(struct fullfork *op, struct list_head *groups);
+void fullfork_free_groups(struct fullfork *op);
 
 /* quiesce.c */
-int fullfork_quiesce_threads(struct fullfork *op, struct fullfork_member *self);
-void fullfork_detach(struct fullfork *op);
-void fullfork_release(struct fullfork *op);
-void fullfork_wait_prepared(struct fullfork *op);
-bool fullfork_start_member(struct fullfork *op, bool leader);
+void fullfork_init_member(struct fullfork_member *m, struct fullfork_group *g,
+			  struct task_struct *original);
+void fullfork_mark_group(struct fullfork_group *g, struct task_struct *any);
+int fullfork_wait_quiesced(struct fullfork *op);
+void fullfork_release(struct fullfork *op, struct list_head *groups);
 bool fullfork_restarts_eintr(struct pt_regs *regs);
-void fullfork_start_members(struct fullfork *op);
 
 /* supported.c */
 int fullfork_check_results(struct fullfork *op);
 int fullfork_check_supported(struct fullfork *op);
 
+/* link.c */
+int fullfork_link_members(struct fullfork *op);
+
 /* replica.c */
-bool fullfork_find_siblings(struct fullfork *op, struct fullfork_member *m);
-void fullfork_prepare_member(struct fullfork_member *m);
+int fullfork_prepare_replicas(struct fullfork *op);
+void fullfork_work(struct fullfork_member *maker);
 
 /* pidns.c */
 int fullfork_get_pid_ns(struct fullfork *op);
+int fullfork_map_pid_namespaces(struct fullfork *op);
+struct fullfork_pid_ns *fullfork_find_pid_ns(struct fullfork *op, struct pid_namespace *ns);
+void fullfork_put_pid_namespaces(struct fullfork *op);
 int fullfork_prepare_reaper(struct fullfork *op);
 
 #endif /* _FULLFORK_INTERNAL_H */

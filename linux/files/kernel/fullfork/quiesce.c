@@ -55,24 +55,43 @@ void fullfork_set_error(struct fullfork *op, int err, enum fullfork_reason reaso
 	op->culprit = task_pid_nr(culprit);
 }
 
-void fullfork_fail(struct fullfork *op, int err, enum fullfork_reason reason,
-		   struct task_struct *culprit)
+/* Return: the first error. */
+int fullfork_fail(struct fullfork *op, int err, enum fullfork_reason reason,
+		  struct task_struct *culprit)
 {
 	guard(spinlock_irq)(&op->lock);
 	fullfork_set_error(op, err, reason, culprit);
+	return op->err;
 }
 
-static void add_member(struct fullfork *op, struct fullfork_member *m)
+/* Does the caller come and go with @g? */
+static bool is_callers_group(const struct fullfork_group *g)
 {
-	lockdep_assert_held(&op->lock);
+	return g->signal == g->op->caller->signal;
+}
 
-	m->op = op;
-	m->original = current;
+void fullfork_init_member(struct fullfork_member *m, struct fullfork_group *g,
+			  struct task_struct *original)
+{
+	m->group = g;
+	m->original = original;
+	m->maker = m;
 	m->state = FULLFORK_QUIESCED;
-	if (thread_group_leader(current))
-		op->leader = m;
-	list_add_tail(&m->node, &op->members);
-	op->nr_members++;
+	INIT_LIST_HEAD(&m->todo);
+	INIT_LIST_HEAD(&m->dependents);
+}
+
+static void add_member(struct fullfork_group *g, struct fullfork_member *m,
+		       struct task_struct *original)
+{
+	lockdep_assert_held(&g->op->lock);
+
+	fullfork_init_member(m, g, original);
+	if (thread_group_leader(original))
+		g->leader = m;
+	list_add_tail(&m->node, &g->members);
+	g->nr_members++;
+	g->op->nr_members++;
 }
 
 /*
@@ -101,8 +120,6 @@ static void mark_thread(struct fullfork *op, struct task_struct *t)
 	smp_mb();
 	if ((t->flags & PF_EXITING) && !READ_ONCE(t->mm)) {
 		t->jobctl &= ~JOBCTL_TRAP_FULLFORK;
-		if (thread_group_leader(t))
-			fullfork_set_error(op, -EOPNOTSUPP, FULLFORK_LEADER_EXITED, t);
 		return;
 	}
 	op->nr_marked++;
@@ -120,52 +137,50 @@ static void mark_thread(struct fullfork *op, struct task_struct *t)
 	}
 }
 
-/*
- * Mark every other thread of the group at one instant.  No thread is missed:
- * one that copy_process() adds needs tasklist_lock for writing, and none is
- * added by a marked thread, see fullfork_may_add().
+/**
+ * fullfork_mark_group() - mark every thread of a process at one instant
+ * @g: its group
+ * @any: a thread of it, whose siglock is held
+ *
+ * No thread is missed: one that copy_process() adds needs tasklist_lock for
+ * writing, and none is added by a marked thread, see fullfork_may_add().  The
+ * caller of the operation is a member at once.
+ *
+ * A process that exits, or dumps core, is attached but not marked: it is soon
+ * a zombie, or gone.
  */
-static int mark_threads(struct fullfork *op, struct fullfork_member *self)
+void fullfork_mark_group(struct fullfork_group *g, struct task_struct *any)
 {
-	struct signal_struct *signal = current->signal;
+	struct fullfork *op = g->op;
 	struct task_struct *t;
 
-	guard(read_lock)(&tasklist_lock);
-	guard(spinlock_irq)(fullfork_siglock(current));
+	lockdep_assert_held(&tasklist_lock);
+	lockdep_assert_held(fullfork_siglock(any));
 
-	current->jobctl &= ~JOBCTL_FULLFORK_LOST;
-	if ((signal->flags & SIGNAL_GROUP_EXIT) || signal->group_exec_task) {
-		guard(spinlock)(&op->lock);
-		fullfork_set_error(op, -EINTR, FULLFORK_KILLED, current);
-		return op->err;
-	}
-
-	if (signal->fullfork) {
-		/* Quiesce for the other thread's call, then try again. */
-		current->jobctl |= JOBCTL_FULLFORK_LOST;
-		set_thread_flag(TIF_SIGPENDING);
-		guard(spinlock)(&op->lock);
-		fullfork_set_error(op, -ERESTARTNOINTR, FULLFORK_OTHER_CALLER, current);
-		return op->err;
-	}
+	g->signal->fullfork = g;
+	if (g->signal->flags & SIGNAL_GROUP_EXIT)
+		return;
 
 	guard(spinlock)(&op->lock);
-	signal->fullfork = op;
-	op->group = signal;
-	add_member(op, self);
-	for_other_threads(current, t)
-		mark_thread(op, t);
-	return 0;
+	__for_each_thread(g->signal, t) {
+		if (t == op->caller)
+			add_member(g, op->self, t);
+		else
+			mark_thread(op, t);
+	}
 }
 
 /* The task that the operation waits for in vain, or the caller. */
 static struct task_struct *find_marked_thread(struct fullfork *op)
 {
+	struct fullfork_group *g;
 	struct task_struct *t;
 
-	for_other_threads(op->caller, t)
-		if (READ_ONCE(t->jobctl) & JOBCTL_TRAP_FULLFORK)
-			return t;
+	list_for_each_entry(g, &op->groups, node) {
+		__for_each_thread(g->signal, t)
+			if (READ_ONCE(t->jobctl) & JOBCTL_TRAP_FULLFORK)
+				return t;
+	}
 	return op->caller;
 }
 
@@ -175,9 +190,16 @@ static bool all_quiesced(struct fullfork *op)
 	return !op->nr_marked || op->err;
 }
 
-static int wait_quiesced(struct fullfork *op)
+/**
+ * fullfork_wait_quiesced() - wait for all marked threads
+ * @op: the operation
+ *
+ * Return: 0; -EBUSY after the time that the sysctl allows; -EINTR if the caller
+ * is killed.
+ */
+int fullfork_wait_quiesced(struct fullfork *op)
 {
-	long timeout = READ_ONCE(sysctl_fullfork_timeout_secs) * HZ;
+	long left;
 
 	for (;;) {
 		set_current_state(TASK_KILLABLE);
@@ -187,213 +209,164 @@ static int wait_quiesced(struct fullfork *op)
 			fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
 			break;
 		}
-		if (!timeout) {
+		left = op->deadline - jiffies;
+		if (left <= 0) {
 			guard(rcu)();
 			fullfork_fail(op, -EBUSY, FULLFORK_TIMEOUT, find_marked_thread(op));
 			break;
 		}
-		timeout = schedule_timeout(timeout);
+		schedule_timeout(left);
 	}
 	__set_current_state(TASK_RUNNING);
 	return READ_ONCE(op->err);
 }
 
-/**
- * fullfork_quiesce_threads() - bring every other thread to a stand-still
- * @op: the operation
- * @self: the member of the caller
- *
- * Return: 0; -EBUSY after the time that the sysctl allows; -EOPNOTSUPP if the
- * group leader has exited; -EINTR if the group dies; -ERESTARTNOINTR, with
- * nothing begun, if another thread did the same before.  After other errors
- * the caller has to detach and release.
- */
-int fullfork_quiesce_threads(struct fullfork *op, struct fullfork_member *self)
+/* Let every member go on.  They do not touch the operation afterwards. */
+static void release_group(struct fullfork_group *g)
 {
-	int err = mark_threads(op, self);
-
-	return err ?: wait_quiesced(op);
-}
-
-/* No thread joins the operation from here on; marks that are left are void. */
-void fullfork_detach(struct fullfork *op)
-{
-	guard(spinlock_irq)(fullfork_siglock(current));
-	if (op->group)
-		op->group->fullfork = NULL;
-}
-
-/* Let every member go on.  They do not touch @op afterwards. */
-void fullfork_release(struct fullfork *op)
-{
+	struct fullfork *op = g->op;
 	struct fullfork_member *m, *next;
 	DEFINE_WAKE_Q(wake_q);
 
 	spin_lock_irq(&op->lock);
-	list_for_each_entry_safe(m, next, &op->members, node) {
-		struct task_struct *original = get_task_struct(m->original);
+	list_splice_init(&g->bystanders, &g->members);
+	list_for_each_entry_safe(m, next, &g->members, node) {
+		struct task_struct *original;
+
+		if (fullfork_has_exited(m))
+			continue;
+		original = get_task_struct(m->original);
 
 		/*
-		 * Pairs with the acquire in wait_for_state_change(): @m is gone
+		 * Pairs with the acquire in wait_state(): @m is gone
 		 * then.  The wake-up may come at once, so it is queued after.
 		 */
 		smp_store_release(&m->state, FULLFORK_RELEASED);
 		wake_q_add_safe(&wake_q, original);
 	}
-	INIT_LIST_HEAD(&op->members);
+	INIT_LIST_HEAD(&g->members);
+	op->nr_members -= g->nr_members;
+	g->nr_members = 0;
 	spin_unlock_irq(&op->lock);
 	wake_up_q(&wake_q);
 }
 
-static bool none_preparing(struct fullfork *op)
+/**
+ * fullfork_release() - let originals go on
+ * @op: the operation
+ * @groups: the processes, detached
+ */
+void fullfork_release(struct fullfork *op, struct list_head *groups)
 {
-	guard(spinlock_irq)(&op->lock);
-	return !op->nr_preparing;
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, groups, node)
+		release_group(g);
 }
 
-/* Not to be interrupted: members at work refer to @op. */
-void fullfork_wait_prepared(struct fullfork *op)
+/**
+ * wait_state() - sleep until a member leaves a state
+ * @m: the member of current
+ * @state: the state
+ * @sleep_state: TASK_KILLABLE, to return for a fatal signal too, or
+ *	TASK_UNINTERRUPTIBLE
+ *
+ * Return: the state of @m.
+ */
+static enum fullfork_member_state wait_state(struct fullfork_member *m,
+					     enum fullfork_member_state state,
+					     unsigned int sleep_state)
 {
+	enum fullfork_member_state now;
+
 	for (;;) {
-		set_current_state(TASK_UNINTERRUPTIBLE);
-		if (none_preparing(op))
+		set_current_state(sleep_state);
+		/* Pairs with the release in release_group(). */
+		now = smp_load_acquire(&m->state);
+		if (now != state || signal_pending_state(sleep_state, current))
 			break;
 		schedule();
 	}
 	__set_current_state(TASK_RUNNING);
+	return now;
 }
 
 /*
- * Have one member prepare its replica, and wait for that: the leader, or the
- * next one with tables of its own.  False if there is none, or an error.
+ * Leave because of a fatal signal; false if it is too late for that.  The
+ * process exits, and the operation goes on without it unless it is the caller's
+ * own.
  */
-bool fullfork_start_member(struct fullfork *op, bool leader)
-{
-	struct fullfork_member *m, *next = NULL;
-
-	scoped_guard(spinlock_irq, &op->lock) {
-		if (op->err)
-			return false;
-		list_for_each_entry(m, &op->members, node) {
-			if (m->state == FULLFORK_QUIESCED &&
-			    (leader ? m == op->leader : fullfork_find_siblings(op, m))) {
-				next = m;
-				break;
-			}
-		}
-		if (!next)
-			return false;
-		next->state = FULLFORK_PREPARING;
-		op->nr_preparing++;
-		if (next->original != op->caller)
-			wake_up_process(next->original);
-	}
-	if (next->original == op->caller)
-		fullfork_prepare_member(next);
-	fullfork_wait_prepared(op);
-	return !READ_ONCE(op->err);
-}
-
-/* Have all members that did not yet prepare their replicas do so in parallel. */
-void fullfork_start_members(struct fullfork *op)
-{
-	struct fullfork_member *m, *self = NULL;
-	DEFINE_WAKE_Q(wake_q);
-
-	scoped_guard(spinlock_irq, &op->lock) {
-		if (op->err)
-			return;
-		list_for_each_entry(m, &op->members, node) {
-			if (m->state != FULLFORK_QUIESCED)
-				continue;
-			m->state = FULLFORK_PREPARING;
-			op->nr_preparing++;
-			if (m->original == op->caller)
-				self = m;
-			else
-				wake_q_add(&wake_q, m->original);
-		}
-	}
-	wake_up_q(&wake_q);
-	if (self)
-		fullfork_prepare_member(self);
-	fullfork_wait_prepared(op);
-}
-
-/* Sleep until @m leaves @state, or until a fatal signal if that is allowed. */
-static void wait_for_state_change(struct fullfork_member *m,
-				  enum fullfork_member_state state,
-				  unsigned int sleep_state)
-{
-	for (;;) {
-		set_current_state(sleep_state);
-		/* Pairs with the release in fullfork_release(). */
-		if (smp_load_acquire(&m->state) != state)
-			break;
-		if (signal_pending_state(sleep_state, current))
-			break;
-		schedule();
-	}
-	__set_current_state(TASK_RUNNING);
-}
-
-/* Leave because of a fatal signal; false if it is too late for that. */
 static bool leave(struct fullfork_member *m)
 {
-	struct fullfork *op = m->op;
+	struct fullfork_group *g = m->group;
+	struct fullfork *op;
 
-	/* While it is attached, and we hold the siglock, @op stays. */
+	/* While it is attached, and we hold the siglock, the operation stays. */
 	guard(spinlock_irq)(fullfork_siglock(current));
-	if (current->signal->fullfork != op)
+	if (current->signal->fullfork != g)
 		return false;
 
+	op = g->op;
 	guard(spinlock)(&op->lock);
-	if (m->state != FULLFORK_QUIESCED)
+	if (op->preparing)
 		return false;
+	if (is_callers_group(g))
+		fullfork_set_error(op, -EINTR, FULLFORK_KILLED, current);
+
 	list_del(&m->node);
+	g->nr_members--;
+	if (g->leader == m)
+		g->leader = NULL;
 	op->nr_members--;
-	if (op->leader == m)
-		op->leader = NULL;
-	fullfork_set_error(op, -EINTR, FULLFORK_KILLED, current);
+	op->nr_changes++;
 	wake_up_process(op->caller);
 	return true;
 }
 
 static void be_member(struct fullfork_member *m)
 {
-	wait_for_state_change(m, FULLFORK_QUIESCED, TASK_KILLABLE);
-	if (READ_ONCE(m->state) == FULLFORK_QUIESCED && leave(m))
-		return;
-	/* Detached but not yet released, or the turn of this member. */
-	wait_for_state_change(m, FULLFORK_QUIESCED, TASK_UNINTERRUPTIBLE);
+	unsigned int sleep_state = TASK_KILLABLE;
 
-	if (READ_ONCE(m->state) == FULLFORK_PREPARING)
-		fullfork_prepare_member(m);
-	/* The caller always comes to release us, killed or not. */
-	wait_for_state_change(m, FULLFORK_PREPARED, TASK_UNINTERRUPTIBLE);
+	for (;;) {
+		switch (wait_state(m, FULLFORK_QUIESCED, sleep_state)) {
+		case FULLFORK_QUIESCED:
+			if (leave(m))
+				return;
+			break;
+		case FULLFORK_PREPARING:
+			fullfork_work(m);
+			break;
+		case FULLFORK_RELEASED:
+			return;
+		}
+		/* The caller always comes to release us, killed or not. */
+		sleep_state = TASK_UNINTERRUPTIBLE;
+	}
 }
 
 /* The mark is taken off; false if there is no operation to join. */
 static bool join(struct fullfork_member *m)
 {
-	struct fullfork *op = current->signal->fullfork;
+	struct fullfork_group *g = current->signal->fullfork;
+	struct fullfork *op;
 
 	lockdep_assert_held(fullfork_siglock(current));
 
 	current->jobctl &= ~JOBCTL_TRAP_FULLFORK;
 	m->lost = current->jobctl & JOBCTL_FULLFORK_LOST;
 	current->jobctl &= ~JOBCTL_FULLFORK_LOST;
-	if (!op)
+	if (!g)
 		return false;
 
+	op = g->op;
 	guard(spinlock)(&op->lock);
 	if (__fatal_signal_pending(current) ||
 	    (current->signal->flags & SIGNAL_GROUP_EXIT)) {
-		fullfork_set_error(op, -EINTR, FULLFORK_KILLED, current);
+		op->nr_changes++;
 		unmark(op);
 		return false;
 	}
-	add_member(op, m);
+	add_member(g, m, current);
 	unmark(op);
 	return true;
 }
@@ -502,21 +475,30 @@ void fullfork_quiesce_stopped(void)
 		be_member(&m);
 }
 
-/* A marked thread exits: it is not copied, and not waited for. */
-void __fullfork_exit(struct task_struct *tsk)
+/**
+ * fullfork_leave() - give up the mark, if there is one
+ * @tsk: a thread that will not come to quiesce; its siglock is held
+ */
+void fullfork_leave(struct task_struct *tsk)
 {
-	struct fullfork *op;
+	struct fullfork_group *g = tsk->signal->fullfork;
 
-	guard(spinlock_irq)(fullfork_siglock(tsk));
+	lockdep_assert_held(fullfork_siglock(tsk));
+
 	if (!(tsk->jobctl & JOBCTL_TRAP_FULLFORK))
 		return;
 	tsk->jobctl &= ~JOBCTL_TRAP_FULLFORK;
-	op = tsk->signal->fullfork;
-	if (!op)
+	if (!g)
 		return;
 
-	guard(spinlock)(&op->lock);
-	if (thread_group_leader(tsk))
-		fullfork_set_error(op, -EOPNOTSUPP, FULLFORK_LEADER_EXITED, tsk);
-	unmark(op);
+	guard(spinlock)(&g->op->lock);
+	g->op->nr_changes++;
+	unmark(g->op);
+}
+
+/* A marked thread exits: it is not copied, and not waited for. */
+void __fullfork_exit(struct task_struct *tsk)
+{
+	guard(spinlock_irq)(fullfork_siglock(tsk));
+	fullfork_leave(tsk);
 }

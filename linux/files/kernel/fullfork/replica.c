@@ -10,10 +10,12 @@
  */
 
 #include <linux/cgroup.h>
+#include <linux/cred.h>
 #include <linux/fullfork.h>
 #include <linux/futex.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
+#include <linux/pid_namespace.h>
 #include <linux/ptrace.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
@@ -25,7 +27,7 @@
 #include "internal.h"
 
 /* Right after the task_struct was duplicated. */
-void __fullfork_init_replica(const struct fullfork_member *m, struct task_struct *p)
+void __fullfork_init_replica(struct fullfork_place *place, struct task_struct *p)
 {
 #ifdef CONFIG_CGROUPS
 	/* The original may be stopped or frozen, its replica is counted by itself. */
@@ -40,14 +42,15 @@ void __fullfork_init_replica(const struct fullfork_member *m, struct task_struct
  * the original but for the return register, which fork() sets to zero, and
  * which is right for the replica of the caller.
  */
-void __fullfork_copy_thread(const struct fullfork_member *m, struct task_struct *p)
+void __fullfork_copy_thread(struct fullfork_place *place, struct task_struct *p)
 {
+	struct fullfork_member *m = to_member(place);
 	struct pt_regs *regs = task_pt_regs(p);
 
 	p->sched_reset_on_fork = current->sched_reset_on_fork;
 	p->default_timer_slack_ns = current->default_timer_slack_ns;
 	if (!p->mm) {
-		/* The reaper has nothing to do with the memory of the caller. */
+		/* A reaper or a zombie has nothing to do with current's memory. */
 #ifdef CONFIG_UPROBES
 		p->utask = NULL;
 #endif
@@ -68,7 +71,7 @@ void __fullfork_copy_thread(const struct fullfork_member *m, struct task_struct 
 	if (test_task_syscall_work(current, SYSCALL_USER_DISPATCH))
 		set_task_syscall_work(p, SYSCALL_USER_DISPATCH);
 #endif
-	if (current == m->op->caller)
+	if (current == m->group->op->caller)
 		return;
 
 	if (m->lost)
@@ -131,45 +134,43 @@ static int keep_mm_state(struct mm_struct *mm, struct mm_struct *oldmm)
 	return err ?: futex_hash_copy(mm, oldmm);
 }
 
-static int copy_replica_namespaces(const struct fullfork_member *m, struct task_struct *p)
+static int copy_replica_namespaces(struct fullfork_place *place, struct task_struct *p)
 {
-	struct task_struct *sib = m->sibling;
+	struct fullfork_member *m = to_member(place);
+	struct task_struct *sib = place->siblings[FULLFORK_NSPROXY];
 
-	/* Nothing is entered that the original did not enter: no time_ns_for_children. */
-	if (!m->op->pid_ns) {
-		get_nsproxy(p->nsproxy);
-		return 0;
-	}
-
-	/* Threads with the same proxy as the leader share the leader's new one. */
-	if (sib != current && current->nsproxy == current->group_leader->nsproxy) {
+	if (sib != current) {
 		get_nsproxy(sib->nsproxy);
 		p->nsproxy = sib->nsproxy;
 		return 0;
 	}
-	return copy_namespaces_to_pid_ns(p, m->op->pid_ns);
+	if (m->pid_ns_for_children)
+		return copy_namespaces_to_pid_ns(p, m->pid_ns_for_children);
+	/* Nothing is entered that the original did not enter: no time_ns_for_children. */
+	get_nsproxy(p->nsproxy);
+	return 0;
 }
 
 /* On error the caller drops @p->mm, but nothing of the namespaces. */
 int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 				    struct task_struct *p)
 {
-	const struct fullfork_member *m = args->fullfork;
+	struct fullfork_place *place = args->fullfork;
 	int err = 0;
 
-	if (p->mm && !(m->share_flags & CLONE_VM))
+	if (p->mm && !(place->share_flags & CLONE_VM))
 		err = keep_mm_state(p->mm, current->mm);
-	return err ?: copy_replica_namespaces(m, p);
+	return err ?: copy_replica_namespaces(place, p);
 }
 
 int __fullfork_may_add(const struct kernel_clone_args *args, struct task_struct *p)
 {
-	const struct fullfork_member *m = args->fullfork;
+	struct fullfork_place *place = args->fullfork;
 
 	lockdep_assert_held_write(&tasklist_lock);
 	lockdep_assert_held(fullfork_siglock(current));
 	/* The leader's replica is not visible yet. */
-	if (m->share_flags & CLONE_THREAD)
+	if (place->share_flags & CLONE_THREAD)
 		lockdep_assert_held(fullfork_siglock(p));
 
 	/* Someone killed the replica while it was made. */
@@ -180,9 +181,9 @@ int __fullfork_may_add(const struct kernel_clone_args *args, struct task_struct 
 	 * Or moved what there was of it into another domain cgroup, where all
 	 * of its threads must be.  Nobody does until cgroup_post_fork().
 	 */
-	if (m->share_flags & CLONE_THREAD) {
+	if (place->share_flags & CLONE_THREAD) {
 		guard(rcu)();
-		if (task_css_set(m->sibling)->dom_cset->dfl_cgrp !=
+		if (task_css_set(place->siblings[FULLFORK_GROUP])->dom_cset->dfl_cgrp !=
 		    args->cset->dom_cset->dfl_cgrp)
 			return -EAGAIN;
 	}
@@ -190,9 +191,11 @@ int __fullfork_may_add(const struct kernel_clone_args *args, struct task_struct 
 	return 0;
 }
 
-struct pid_namespace *__fullfork_pid_ns(const struct fullfork_member *m)
+struct pid_namespace *__fullfork_pid_ns(struct fullfork_place *place)
 {
-	return m->op->pid_ns ?: task_active_pid_ns(current);
+	struct fullfork_member *m = to_member(place);
+
+	return m->pid_ns ?: task_active_pid_ns(m->original);
 }
 
 /*
@@ -226,119 +229,277 @@ static int update_tid_word(struct task_struct *p)
 	    !tid_word_is_private(p->mm, addr))
 		return 0;
 
+	if (tid == word)
+		return 0;
 	if (access_process_vm(p, addr, &tid, sizeof(tid), FOLL_WRITE) != sizeof(tid))
 		return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
 	return 0;
 }
 
-/*
- * Threads share what the leader's original shares with them.  One that has a
- * table of its own shares it with others of this kind, so they come one by one.
- */
-bool fullfork_find_siblings(struct fullfork *op, struct fullfork_member *m)
-{
-	struct task_struct *lead = op->leader->original;
-	struct fullfork_member *other;
+static const u64 share_flags[FULLFORK_NR_SHARED] = {
+	[FULLFORK_GROUP]	= CLONE_THREAD,
+	[FULLFORK_SIGHAND]	= CLONE_SIGHAND,
+	[FULLFORK_MM]		= CLONE_VM,
+	[FULLFORK_FILES]	= CLONE_FILES,
+	[FULLFORK_FS]		= CLONE_FS,
+};
 
-	lockdep_assert_held(&op->lock);
-
-	if (m->original->files == lead->files && m->original->fs == lead->fs)
-		return false;
-
-	list_for_each_entry(other, &op->members, node) {
-		if (other->state != FULLFORK_PREPARED || other == m || !other->replica)
-			continue;
-		if (other->original->files == m->original->files)
-			m->files_sibling = other->replica;
-		if (other->original->fs == m->original->fs)
-			m->fs_sibling = other->replica;
-	}
-	return true;
-}
-
-/* Runs while no other member with tables of its own is at work. */
+/* All that this member needs is there. */
 static void place_member(struct fullfork_member *m)
 {
-	struct fullfork *op = m->op;
-	struct task_struct *lead;
+	struct fullfork_place *place = &m->place;
+	struct fullfork *op = m->group->op;
+	enum fullfork_shared what;
 
-	if (m == op->leader) {
-		m->sibling = current;
-		m->mm_sibling = current;
-		m->files_sibling = current;
-		m->fs_sibling = current;
-		m->parent = op->caller;
-		return;
+	for (what = FULLFORK_GROUP; what < FULLFORK_NR_SHARED; what++) {
+		if (m->owners[what] == m) {
+			place->siblings[what] = current;
+		} else {
+			place->siblings[what] = m->owners[what]->replica;
+			place->share_flags |= share_flags[what];
+		}
 	}
+	/* It has no memory any more. */
+	if (fullfork_has_exited(m))
+		place->siblings[FULLFORK_MM] = &init_task;
 
-	lead = op->leader->replica;
-	m->share_flags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
-	m->sibling = lead;
-	m->mm_sibling = lead;
-	m->parent = lead;
-	if (current->files == op->leader->original->files)
-		m->files_sibling = lead;
-	if (current->fs == op->leader->original->fs)
-		m->fs_sibling = lead;
+	if (m != m->group->leader)
+		place->parent = m->group->leader->replica;
+	else if (m->parent)
+		place->parent = m->parent->replica;
+	else if (op->kargs->flags & CLONE_PARENT)
+		place->parent = m->original;
+	else
+		place->parent = op->caller;
+}
 
-	if (m->files_sibling)
-		m->share_flags |= CLONE_FILES;
-	else
-		m->files_sibling = current;
-	if (m->fs_sibling)
-		m->share_flags |= CLONE_FS;
-	else
-		m->fs_sibling = current;
+/* Which TIDs the replica has, from its own PID namespace outwards. */
+static size_t choose_tids(const struct fullfork_member *m, pid_t *tids)
+{
+	struct fullfork *op = m->group->op;
+	struct pid_namespace *ns;
+	size_t n = 0;
+
+	for (ns = task_active_pid_ns(m->original); ns && fullfork_find_pid_ns(op, ns);
+	     ns = ns->parent)
+		tids[n++] = task_pid_nr_ns(m->original, ns);
+	return n;
+}
+
+/* The replica of a thread that has exited does so too. */
+static int exit_again(void *original)
+{
+	do_exit((long)original);
+}
+
+/* For the kernel to exit with; what wait() tells about a process. */
+static long exit_code(struct fullfork_member *m)
+{
+	struct signal_struct *signal = m->group->signal;
+
+	if (fullfork_is_zombie(m->group) && (signal->flags & SIGNAL_GROUP_EXIT))
+		return signal->group_exit_code;
+	return m->original->exit_code;
 }
 
 static struct task_struct *copy_original(struct fullfork_member *m)
 {
-	struct fullfork *op = m->op;
-	pid_t tid = task_pid_vnr(current);
+	u64 flags = m->group->op->kargs->flags;
+	pid_t tids[MAX_PID_NS_LEVEL + 1];
 	struct kernel_clone_args args = {
-		.flags		= op->kargs->flags & CLONE_NNP,
-		.exit_signal	= op->kargs->exit_signal,
-		.fullfork	= m,
+		.flags		= flags & CLONE_NNP,
+		.exit_signal	= m->original->exit_signal,
+		.set_tid	= tids,
+		.set_tid_size	= choose_tids(m, tids),
+		.fullfork	= &m->place,
 	};
 
-	if (m == op->leader)
-		args.flags |= op->kargs->flags & (CLONE_PARENT | CLONE_AUTOREAP);
-	if (op->pid_ns) {
-		args.set_tid = &tid;
-		args.set_tid_size = 1;
+	if (m == m->group->op->root->leader) {
+		args.flags |= flags & (CLONE_PARENT | CLONE_AUTOREAP);
+		args.exit_signal = m->group->op->kargs->exit_signal;
+	}
+	if (fullfork_has_exited(m)) {
+		args.user_worker = 1;
+		args.no_files = 1;
+		args.fn = exit_again;
+		args.fn_arg = (void *)exit_code(m);
+		/* Nobody is told once more that a zombie has exited. */
+		if (fullfork_is_zombie(m->group))
+			args.exit_signal = 0;
 	}
 	return copy_process(NULL, 0, NUMA_NO_NODE, &args);
 }
 
-/**
- * fullfork_prepare_member() - make the replica of current
- * @m: the member, in state FULLFORK_PREPARING
- *
- * The replica is visible, as the child of a fork() before it is woken, and
- * does not run.  After this the member is in state FULLFORK_PREPARED.
+/* A zombie has the credentials that its parent's wait() tells about. */
+static void keep_creds(struct task_struct *p, struct task_struct *original)
+{
+	const struct cred *cred = get_task_cred(original);
+	const struct cred *old = p->cred;
+
+	inc_rlimit_ucounts(cred->ucounts, UCOUNT_RLIMIT_NPROC, 1);
+	dec_rlimit_ucounts(old->ucounts, UCOUNT_RLIMIT_NPROC, 1);
+	rcu_assign_pointer(p->real_cred, get_cred(cred));
+	rcu_assign_pointer(p->cred, cred);
+	put_cred_many(old, 2);
+}
+
+/* What fork() does not give to a child, and a replica below the root has. */
+static void keep_family_state(struct fullfork_member *m, struct task_struct *p)
+{
+	struct task_struct *original = m->original;
+
+	if (fullfork_has_exited(m)) {
+		p->flags &= ~PF_USER_WORKER;
+		keep_creds(p, original);
+		set_task_comm(p, original->comm);
+	}
+	if (m->group == m->group->op->root)
+		return;
+
+	p->pdeath_signal = original->pdeath_signal;
+	if (m != m->group->leader)
+		return;
+	p->signal->is_child_subreaper = m->group->signal->is_child_subreaper;
+	p->signal->autoreap = m->group->signal->autoreap;
+	if (!fullfork_is_zombie(m->group))
+		p->parent_exec_id = original->parent_exec_id;
+}
+
+/*
+ * Make the replica of @m, as the maker.  It is visible, as the child of a fork()
+ * before it is woken, and does not run.
  */
-void fullfork_prepare_member(struct fullfork_member *m)
+static void prepare_member(struct fullfork_member *m)
 {
 	enum fullfork_reason reason = FULLFORK_PREPARE;
-	struct fullfork *op = m->op;
+	struct fullfork *op = m->group->op;
 	struct task_struct *p;
 	int err = 0;
+
+	if (READ_ONCE(op->err))
+		return;
 
 	place_member(m);
 	p = copy_original(m);
 	if (IS_ERR(p)) {
 		err = PTR_ERR(p);
-		p = NULL;
-	} else if (!op->pid_ns) {
-		reason = FULLFORK_TID_WORD;
-		err = update_tid_word(p);
+		/* It was killed, and dies when it is released. */
+		if (err == -EINTR && !same_thread_group(current, op->caller)) {
+			reason = FULLFORK_MEMBER_KILLED;
+			err = -EAGAIN;
+		}
+		fullfork_fail(op, err, reason, current);
+		return;
 	}
+	m->replica = p;
+	keep_family_state(m, p);
+	if (p->mm)
+		err = update_tid_word(p);
+	if (err)
+		fullfork_fail(op, err, FULLFORK_TID_WORD, current);
+}
+
+static void start_member(struct fullfork_member *m, struct wake_q_head *wake_q)
+{
+	struct fullfork_member *maker = m->maker;
+	struct fullfork *op = m->group->op;
+
+	lockdep_assert_held(&op->lock);
+
+	list_add_tail(&m->todo_node, &maker->todo);
+	op->nr_preparing++;
+	if (maker->state == FULLFORK_PREPARING)
+		return;
+	/* Pairs with the acquire in wait_state(). */
+	smp_store_release(&maker->state, FULLFORK_PREPARING);
+	wake_q_add(wake_q, maker->original);
+}
+
+/* @m is done: start those that waited for it alone.  Return: what to do next. */
+static struct fullfork_member *finish_member(struct fullfork_member *m,
+					     struct wake_q_head *wake_q)
+{
+	struct fullfork_member *next, *maker = m->maker;
+	struct fullfork *op = m->group->op;
+	struct fullfork_need *need;
 
 	guard(spinlock_irq)(&op->lock);
-	m->replica = p;
-	if (err)
-		fullfork_set_error(op, err, reason, current);
-	m->state = FULLFORK_PREPARED;
+	if (!op->err) {
+		op->nr_prepared++;
+		list_for_each_entry(need, &m->dependents, node)
+			if (!--need->of->nr_needs)
+				start_member(need->of, wake_q);
+	}
+
+	list_del(&m->todo_node);
+	next = list_first_entry_or_null(&maker->todo, struct fullfork_member, todo_node);
+	if (!next)
+		maker->state = FULLFORK_QUIESCED;
+	/* Under the lock: the operation is gone soon after. */
 	if (!--op->nr_preparing)
 		wake_up_process(op->caller);
+	return next;
+}
+
+/**
+ * fullfork_work() - prepare replicas
+ * @maker: the member of current, in state FULLFORK_PREPARING
+ */
+void fullfork_work(struct fullfork_member *maker)
+{
+	struct fullfork_member *m;
+
+	m = list_first_entry(&maker->todo, struct fullfork_member, todo_node);
+	while (m) {
+		DEFINE_WAKE_Q(wake_q);
+
+		prepare_member(m);
+		m = finish_member(m, &wake_q);
+		wake_up_q(&wake_q);
+	}
+}
+
+static bool none_preparing(struct fullfork *op)
+{
+	guard(spinlock_irq)(&op->lock);
+	return !op->nr_preparing;
+}
+
+/**
+ * fullfork_prepare_replicas() - have all members make their replicas
+ * @op: the operation, with all members linked
+ *
+ * The root's leader begins; each starts those that only waited for it.
+ *
+ * Return: 0, or the first error, with nobody at work any more.
+ */
+int fullfork_prepare_replicas(struct fullfork *op)
+{
+	DEFINE_WAKE_Q(wake_q);
+
+	scoped_guard(spinlock_irq, &op->lock)
+		start_member(op->root->leader, &wake_q);
+	wake_up_q(&wake_q);
+
+	/* Not to be interrupted: members at work refer to @op. */
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		if (none_preparing(op))
+			break;
+		if (smp_load_acquire(&op->self->state) == FULLFORK_PREPARING) {
+			__set_current_state(TASK_RUNNING);
+			fullfork_work(op->self);
+			continue;
+		}
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
+
+	/*
+	 * A circle: the init of a PID namespace shares something with a process
+	 * that entered the namespace, is not below it, and comes first.
+	 */
+	if (!op->err && op->nr_prepared != op->nr_members)
+		fullfork_fail(op, -EOPNOTSUPP, FULLFORK_PID_NAMESPACE, current);
+	return READ_ONCE(op->err);
 }

@@ -33,20 +33,19 @@ static enum fullfork_reason check_thread(struct task_struct *t)
 	return FULLFORK_OK;
 }
 
-static int check_threads(struct fullfork *op)
+static int check_threads(struct fullfork_group *g)
 {
+	struct fullfork *op = g->op;
 	enum fullfork_reason reason;
 	struct task_struct *t;
 
 	guard(rcu)();
-	for_each_thread(current, t) {
+	__for_each_thread(g->signal, t) {
 		reason = check_thread(t);
-		if (reason != FULLFORK_OK) {
-			fullfork_fail(op, -EOPNOTSUPP, reason, t);
-			break;
-		}
+		if (reason != FULLFORK_OK)
+			return fullfork_fail(op, -EOPNOTSUPP, reason, t);
 	}
-	return READ_ONCE(op->err);
+	return 0;
 }
 
 /* The instructions that uprobes step over: a new process gets its own area. */
@@ -82,17 +81,63 @@ static enum fullfork_reason check_vmas(struct mm_struct *mm)
 	return reason;
 }
 
-static int check_mm(struct fullfork *op)
+static int check_mm(struct fullfork_group *g)
 {
 	enum fullfork_reason reason = FULLFORK_AIO;
+	struct task_struct *original;
+	struct mm_struct *mm;
 
-	if (!mm_has_aio(current->mm))
-		reason = check_vmas(current->mm);
+	original = list_first_entry(&g->members, struct fullfork_member, node)->original;
+	mm = original->mm;
+	if (!mm_has_aio(mm))
+		reason = check_vmas(mm);
 	if (reason == FULLFORK_KILLED)
-		fullfork_fail(op, -EINTR, reason, current);
-	else if (reason != FULLFORK_OK)
-		fullfork_fail(op, -EOPNOTSUPP, reason, current);
-	return READ_ONCE(op->err);
+		return fullfork_fail(g->op, -EINTR, reason, current);
+	if (reason != FULLFORK_OK)
+		return fullfork_fail(g->op, -EOPNOTSUPP, reason, original);
+	return 0;
+}
+
+/* Without CLONE_ALL_THREADS a process other than the caller's has one thread. */
+static int check_nr_threads(struct fullfork_group *g)
+{
+	if ((g->op->kargs->flags & CLONE_ALL_THREADS) || g == g->op->self->group ||
+	    (g->nr_members == 1 && g->leader))
+		return 0;
+	return fullfork_fail(g->op, -EOPNOTSUPP, FULLFORK_THREADS, g->task);
+}
+
+static bool is_traced_by_member(struct fullfork *op, struct task_struct *t)
+{
+	struct task_struct *tracer;
+	struct fullfork_group *g;
+
+	if (likely(!t->ptrace))
+		return false;
+	tracer = rcu_dereference_protected(t->parent, lockdep_is_held(&tasklist_lock));
+	guard(spinlock_irq)(fullfork_siglock(tracer));
+	g = tracer->signal->fullfork;
+	return g && g->op == op;
+}
+
+/* A tracer and its tracee would have to be related in the same way. */
+static int check_tracers(struct fullfork_group *g)
+{
+	struct fullfork_member *m;
+
+	guard(read_lock)(&tasklist_lock);
+	list_for_each_entry(m, &g->members, node)
+		if (is_traced_by_member(g->op, m->original))
+			return fullfork_fail(g->op, -EBUSY, FULLFORK_TRACED, m->original);
+	return 0;
+}
+
+static int check_group(struct fullfork_group *g)
+{
+	/* A zombie holds nothing. */
+	if (!g->nr_members)
+		return 0;
+	return check_nr_threads(g) ?: check_threads(g) ?: check_tracers(g) ?: check_mm(g);
 }
 
 static bool may_write(const void __user *addr, size_t size)
@@ -128,25 +173,43 @@ int fullfork_check_results(struct fullfork *op)
 		goto fault;
 	return 0;
 fault:
-	fullfork_fail(op, -EFAULT, FULLFORK_RESULT_ADDRESS, current);
-	return op->err;
+	return fullfork_fail(op, -EFAULT, FULLFORK_RESULT_ADDRESS, current);
 }
 
+/* Zombies are not members yet, but will have an entry. */
 static int check_tid_map_size(struct fullfork *op)
 {
-	if (op->kargs->tid_map && op->kargs->tid_map_size < op->nr_members)
-		fullfork_fail(op, -E2BIG, FULLFORK_TID_MAP_SIZE, current);
-	return READ_ONCE(op->err);
+	u64 nr = 0;
+	struct fullfork_group *g;
+
+	if (!op->kargs->tid_map)
+		return 0;
+	list_for_each_entry(g, &op->groups, node) {
+		if (!(op->kargs->flags & CLONE_ALL_THREADS))
+			nr++;
+		else
+			nr += g->nr_members + !g->leader;
+	}
+	if (op->kargs->tid_map_size < nr)
+		return fullfork_fail(op, -E2BIG, FULLFORK_TID_MAP_SIZE, current);
+	return 0;
 }
 
 /**
  * fullfork_check_supported() - is there anything that cannot be copied truly?
  * @op: the operation, with every original quiesced
  *
- * Return: 0, -EOPNOTSUPP, -E2BIG, -EFAULT or -EINTR.
+ * Return: 0, -EOPNOTSUPP, -EBUSY, -E2BIG or -EINTR.
  */
 int fullfork_check_supported(struct fullfork *op)
 {
-	return check_threads(op) ?: check_mm(op) ?: check_tid_map_size(op) ?:
-	       fullfork_check_results(op);
+	struct fullfork_group *g;
+	int err = 0;
+
+	list_for_each_entry(g, &op->groups, node) {
+		err = check_group(g);
+		if (err)
+			return err;
+	}
+	return check_tid_map_size(op);
 }

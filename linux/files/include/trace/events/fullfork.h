@@ -12,7 +12,10 @@
 	EM(FULLFORK_OK,			"none")		\
 	EM(FULLFORK_KILLED,		"killed")	\
 	EM(FULLFORK_TIMEOUT,		"timeout")	\
-	EM(FULLFORK_LEADER_EXITED,	"leader-exited")	\
+	EM(FULLFORK_ROOT,		"root")		\
+	EM(FULLFORK_RIGHTS,		"rights")	\
+	EM(FULLFORK_TRACED,		"traced")	\
+	EM(FULLFORK_THREADS,		"threads")	\
 	EM(FULLFORK_DEADLINE_POLICY,	"deadline-policy")	\
 	EM(FULLFORK_KERNEL_WORKER,	"kernel-worker")	\
 	EM(FULLFORK_IO_URING,		"io_uring")	\
@@ -23,10 +26,12 @@
 	EM(FULLFORK_PID_NAMESPACE,	"pid-namespace")	\
 	EM(FULLFORK_RESULT_ADDRESS,	"result-address")	\
 	EM(FULLFORK_TID_MAP_SIZE,	"tid-map-size")	\
+	EM(FULLFORK_MEMORY,		"memory")	\
 	EM(FULLFORK_PREPARE,		"prepare")	\
 	EM(FULLFORK_TID_WORD,		"tid-word")	\
 	EM(FULLFORK_PIDFD,		"pidfd")	\
 	EM(FULLFORK_REPLICA_KILLED,	"replica-killed")	\
+	EM(FULLFORK_MEMBER_KILLED,	"member-killed")	\
 	EMe(FULLFORK_OTHER_CALLER,	"other-caller")
 
 #undef EM
@@ -113,6 +118,23 @@ TRACE_EVENT(fullfork_commit,
 	),
 
 	TP_printk("tgid=%d nr_members=%u", __entry->tgid, __entry->nr_members)
+);
+
+TRACE_EVENT(fullfork_release,
+
+	TP_PROTO(u64 stood_still_ns),
+
+	TP_ARGS(stood_still_ns),
+
+	TP_STRUCT__entry(
+		__field(u64, stood_still_ns)
+	),
+
+	TP_fast_assign(
+		__entry->stood_still_ns = stood_still_ns;
+	),
+
+	TP_printk("stood_still_ns=%llu", __entry->stood_still_ns)
 );
 
 TRACE_EVENT(fullfork_abort,

@@ -3,19 +3,13 @@
  * Full fork selftests: a replica is a process like any other
  */
 
+#include "fullfork_exec.h"
 #include "fullfork_sync.h"
 
-#define GENERATIONS 10
 #define CODE_EXEC 6
 
-/* Programs that tests execute are this one, with that in the environment. */
-static __attribute__((constructor)) void exit_if_executed(void)
-{
-	const char *code = getenv("FULLFORK_TEST_EXIT");
-
-	if (code)
-		_exit(atoi(code));
-}
+/* Each generation is made as the one before: a slow machine makes fewer. */
+static struct rounds generations = { .least = 3, .most = 10 };
 
 /* A thread that answers: the answer says that it is there and knows itself. */
 static __u32 question[THREADS];
@@ -53,11 +47,15 @@ static bool ask_all(int count)
 /* Waits for a child in a replica: what it exited with, or -1. */
 static int replica_wait(pid_t pid)
 {
-	int status = -1;
+	int pidfd, status = -1;
 
+	/* No polling: a whole line of ancestors waits in here. */
 	replica_assert(pid > 0);
-	replica_assert(wait_until(waitpid(pid, &status, WNOHANG) == pid,
-				  DEADLINE));
+	pidfd = sys_pidfd_open(pid);
+	replica_assert(pidfd >= 0);
+	replica_assert(wait_pidfd(pidfd, DEADLINE));
+	close(pidfd);
+	replica_assert_eq(pid, waitpid(pid, &status, WNOHANG));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
@@ -89,29 +87,12 @@ FIXTURE_TEARDOWN(replica)
 }
 
 /* Runs @fn in the replica, then looks for the threads of the original. */
-static void run_in_replica(struct __test_metadata *_metadata, bool by_sibling,
-			   int (*fn)(void *arg))
+static void run_then_ask(struct __test_metadata *_metadata, bool by_sibling,
+			 int (*fn)(void *arg))
 {
-	struct step step = { .fn = fn };
-	pthread_t thread;
-
-	if (by_sibling) {
-		start_thread(&thread, fork_in_thread, &step);
-		join_thread(thread);
-		/* The caller's replica has ended alone: so does the leader's. */
-		while (in_replica())
-			syscall(__NR_exit, REPLICA_PASS);
-	} else {
-		fork_in_thread(&step);
-	}
-	ASSERT_LT(0, step.pid)
-	{
-		TH_LOG("full fork: %s", strerror(-step.pid));
-	}
-	expect_pass(_metadata, step.pid);
+	run_in_replica(_metadata, by_sibling, fn);
 	EXPECT_TRUE(ask_all(4));
-	open_own_gate();
-	EXPECT_EQ(REPLICA_PASS, join_threads(4));
+	end_threads(_metadata, 4);
 	EXPECT_TRUE(reap_all(DEADLINE));
 }
 
@@ -130,7 +111,7 @@ static int create_threads(void *arg)
 
 TEST_F_GUARDED(replica, creates_threads)
 {
-	run_in_replica(_metadata, variant->by_sibling, create_threads);
+	run_then_ask(_metadata, variant->by_sibling, create_threads);
 }
 
 static int fork_as_ever(void *arg)
@@ -146,7 +127,7 @@ static int fork_as_ever(void *arg)
 
 TEST_F_GUARDED(replica, forks)
 {
-	run_in_replica(_metadata, variant->by_sibling, fork_as_ever);
+	run_then_ask(_metadata, variant->by_sibling, fork_as_ever);
 }
 
 static int exec_in_child(void *arg)
@@ -154,8 +135,8 @@ static int exec_in_child(void *arg)
 	pid_t pid = fork();
 
 	if (!pid) {
-		setenv("FULLFORK_TEST_EXIT", "6", 1);
-		execl("/proc/self/exe", "fullfork", NULL);
+		set_exec_code(CODE_EXEC);
+		execute_self();
 		_exit(1);
 	}
 	replica_assert_eq(CODE_EXEC, replica_wait(pid));
@@ -164,29 +145,25 @@ static int exec_in_child(void *arg)
 
 TEST_F_GUARDED(replica, has_children_that_execute)
 {
-	run_in_replica(_metadata, variant->by_sibling, exec_in_child);
+	run_then_ask(_metadata, variant->by_sibling, exec_in_child);
 }
 
 /* The replica ends as the program that it executes: with REPLICA_PASS. */
 static int exec_itself(void *arg)
 {
-	char code[8];
-
-	snprintf(code, sizeof(code), "%d", REPLICA_PASS);
-	setenv("FULLFORK_TEST_EXIT", code, 1);
-	execl("/proc/self/exe", "fullfork", NULL);
+	set_exec_code(REPLICA_PASS);
+	execute_self();
 	return REPLICA_FAIL;
 }
 
 TEST_F_GUARDED(replica, executes)
 {
-	run_in_replica(_metadata, variant->by_sibling, exec_itself);
+	run_then_ask(_metadata, variant->by_sibling, exec_itself);
 }
 
 /* Each generation is the child of the one before and has all the threads. */
 static int fork_next_generation(void *arg)
 {
-	long generation = (long)arg;
 	pid_t parent = sys_getpid();
 	long pid;
 
@@ -194,12 +171,13 @@ static int fork_next_generation(void *arg)
 	/* There may be a leader and another thread that wait for the caller. */
 	replica_assert(count_threads(sys_getpid()) >= 5);
 	replica_assert(count_threads(sys_getpid()) <= 7);
-	if (generation == GENERATIONS)
+	/* The count goes on in the replica. */
+	if (!next_round(&generations))
 		return REPLICA_PASS;
 	pid = full_fork(0);
 	if (!pid) {
 		replica_assert_eq(parent, getppid());
-		replica_exit(fork_next_generation((void *)(generation + 1)));
+		replica_exit(fork_next_generation(NULL));
 	}
 	replica_assert(pid > 0);
 	replica_assert_eq(REPLICA_PASS, replica_wait(pid));
@@ -209,7 +187,7 @@ static int fork_next_generation(void *arg)
 
 TEST_F_GUARDED(replica, is_copied_for_ten_generations)
 {
-	run_in_replica(_metadata, variant->by_sibling, fork_next_generation);
+	run_then_ask(_metadata, variant->by_sibling, fork_next_generation);
 }
 
 /* Three times in a row, each in all that there are: seven replicas. */
@@ -235,13 +213,15 @@ static int fork_tree(void *arg)
 
 TEST_F_GUARDED(replica, is_copied_into_a_tree)
 {
-	run_in_replica(_metadata, variant->by_sibling, fork_tree);
+	run_then_ask(_metadata, variant->by_sibling, fork_tree);
 	EXPECT_EQ(8, load(&report->word[0]));
 }
 
 static void *fork_in_replica_thread(void *arg)
 {
-	return (void *)(long)fork_next_generation((void *)(GENERATIONS - 1L));
+	/* Once. */
+	generations = (struct rounds) { .least = 1, .most = 1 };
+	return (void *)(long)fork_next_generation(NULL);
 }
 
 static int fork_in_new_thread(void *arg)
@@ -258,7 +238,7 @@ static int fork_in_new_thread(void *arg)
 
 TEST_F_GUARDED(replica, is_copied_by_a_thread_that_it_created)
 {
-	run_in_replica(_metadata, variant->by_sibling, fork_in_new_thread);
+	run_then_ask(_metadata, variant->by_sibling, fork_in_new_thread);
 }
 
 static int lead_groups(void *arg)
@@ -280,7 +260,7 @@ static int lead_groups(void *arg)
 
 TEST_F_GUARDED(replica, leads_process_groups_and_sessions)
 {
-	run_in_replica(_metadata, variant->by_sibling, lead_groups);
+	run_then_ask(_metadata, variant->by_sibling, lead_groups);
 }
 
 static int leave_orphans(void *arg)
@@ -300,7 +280,7 @@ static int leave_orphans(void *arg)
 /* A replica whose parent has gone is adopted as any process is. */
 TEST_F_GUARDED(replica, is_adopted_when_its_parent_ends)
 {
-	run_in_replica(_metadata, variant->by_sibling, leave_orphans);
+	run_then_ask(_metadata, variant->by_sibling, leave_orphans);
 	EXPECT_EQ(1, load(&report->word[1]));
 	EXPECT_EQ(1, load(&report->word[2]));
 }
@@ -316,7 +296,7 @@ static int end_alone(void *arg)
 
 TEST_F_GUARDED(replica, ends_with_its_last_thread)
 {
-	run_in_replica(_metadata, variant->by_sibling, end_alone);
+	run_then_ask(_metadata, variant->by_sibling, end_alone);
 }
 
 TEST_HARNESS_MAIN

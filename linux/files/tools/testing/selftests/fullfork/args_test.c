@@ -66,7 +66,7 @@ FIXTURE_TEARDOWN(args)
 {
 }
 
-TEST_F(args, accepts_every_published_size)
+TEST_F_LONG(args, accepts_every_published_size)
 {
 	expect_accepted(self->args, FULLFORK_ARGS_SIZE_VER0);
 	expect_accepted(self->args, FULLFORK_ARGS_SIZE_VER1);
@@ -74,20 +74,20 @@ TEST_F(args, accepts_every_published_size)
 	expect_accepted(self->args, FULLFORK_ARGS_SIZE_VER3);
 }
 
-TEST_F(args, rejects_sizes_below_the_first)
+TEST_F_LONG(args, rejects_sizes_below_the_first)
 {
 	expect_refused(EINVAL, self->args, 0);
 	expect_refused(EINVAL, self->args, FULLFORK_ARGS_SIZE_VER0 - 1);
 	expect_accepted(self->args, FULLFORK_ARGS_SIZE_VER0);
 }
 
-TEST_F(args, rejects_sizes_above_a_page)
+TEST_F_LONG(args, rejects_sizes_above_a_page)
 {
 	expect_refused(E2BIG, self->args, sysconf(_SC_PAGESIZE) + 1);
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_fields_of_the_future)
+TEST_F_LONG(args, rejects_fields_of_the_future)
 {
 	self->over.tail[sizeof(self->over.tail) - 1] = 1;
 	expect_refused(E2BIG, self->args, sizeof(self->over));
@@ -96,14 +96,14 @@ TEST_F(args, rejects_fields_of_the_future)
 	expect_accepted(self->args, sizeof(self->over));
 }
 
-TEST_F(args, rejects_bad_address)
+TEST_F_LONG(args, rejects_bad_address)
 {
 	expect_refused(EFAULT, (struct fullfork_args *)NULL,
 		       sizeof(*self->args));
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_unknown_flags)
+TEST_F_LONG(args, rejects_unknown_flags)
 {
 	static const int known[] = { 56, 57, 58, 59, 60, 61, 62 };
 	unsigned int bit, i;
@@ -125,7 +125,7 @@ TEST_F(args, rejects_unknown_flags)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_exit_signal_in_flags)
+TEST_F_LONG(args, rejects_exit_signal_in_flags)
 {
 	self->args->exit_signal = 0;
 	self->args->flags |= SIGCHLD;
@@ -136,7 +136,7 @@ TEST_F(args, rejects_exit_signal_in_flags)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_invalid_exit_signal)
+TEST_F_LONG(args, rejects_invalid_exit_signal)
 {
 	self->args->exit_signal = _NSIG;
 	expect_refused(EINVAL, self->args, sizeof(*self->args));
@@ -151,7 +151,7 @@ TEST_F(args, rejects_invalid_exit_signal)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_exit_signal_with_parent)
+TEST_F_LONG(args, rejects_exit_signal_with_parent)
 {
 	self->args->flags |= CLONE_PARENT;
 	expect_refused(EINVAL, self->args, sizeof(*self->args));
@@ -160,7 +160,7 @@ TEST_F(args, rejects_exit_signal_with_parent)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_exit_signal_with_autoreap)
+TEST_F_LONG(args, rejects_exit_signal_with_autoreap)
 {
 	self->args->flags |= CLONE_AUTOREAP;
 	expect_refused(EINVAL, self->args, sizeof(*self->args));
@@ -169,7 +169,7 @@ TEST_F(args, rejects_exit_signal_with_autoreap)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_parent_with_autoreap)
+TEST_F_LONG(args, rejects_parent_with_autoreap)
 {
 	self->args->exit_signal = 0;
 	self->args->flags |= CLONE_PARENT | CLONE_AUTOREAP;
@@ -179,7 +179,7 @@ TEST_F(args, rejects_parent_with_autoreap)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_pidfd_and_parent_tid_at_one_address)
+TEST_F_LONG(args, rejects_pidfd_and_parent_tid_at_one_address)
 {
 	int word[2] = { -1, -1 };
 
@@ -194,7 +194,7 @@ TEST_F(args, rejects_pidfd_and_parent_tid_at_one_address)
 	EXPECT_EQ(0, close(word[0]));
 }
 
-TEST_F(args, rejects_source_pidfd_without_its_flag)
+TEST_F_LONG(args, rejects_source_pidfd_without_its_flag)
 {
 	self->args->source_pidfd = sys_pidfd_open(getpid());
 	ASSERT_LT(0, (int)self->args->source_pidfd);
@@ -204,7 +204,7 @@ TEST_F(args, rejects_source_pidfd_without_its_flag)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_tid_map_without_all_threads)
+TEST_F_LONG(args, rejects_tid_map_without_all_threads)
 {
 	struct fullfork_tid_map map[2] = {};
 
@@ -225,7 +225,7 @@ TEST_F(args, rejects_tid_map_without_all_threads)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_tid_map_size_without_all_threads)
+TEST_F_LONG(args, rejects_tid_map_size_without_all_threads)
 {
 	self->args->flags = 0;
 	self->args->tid_map_size = 1;
@@ -235,7 +235,7 @@ TEST_F(args, rejects_tid_map_size_without_all_threads)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, rejects_tid_map_size_without_address)
+TEST_F_LONG(args, rejects_tid_map_size_without_address)
 {
 	self->args->tid_map_size = 1;
 	expect_refused(EFAULT, self->args, sizeof(*self->args));
@@ -244,7 +244,7 @@ TEST_F(args, rejects_tid_map_size_without_address)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
-TEST_F(args, changes_nothing_when_it_fails)
+TEST_F_LONG(args, changes_nothing_when_it_fails)
 {
 	struct fullfork_tid_map map[3] = {
 		{ 11, 12 }, { 13, 14 }, { 15, 16 },
@@ -345,7 +345,7 @@ FIXTURE_TEARDOWN(beside_all_threads)
 	free(self->stack);
 }
 
-TEST_F(beside_all_threads, rejects_flag)
+TEST_F_LONG(beside_all_threads, rejects_flag)
 {
 	struct fullfork_args control = self->args;
 	pid_t set_tid = 0;
@@ -385,6 +385,24 @@ TEST_F(beside_all_threads, rejects_flag)
 		EXPECT_EQ(0, close(cgroup));
 }
 
+static void expect_flags_refused(struct __test_metadata *_metadata, __u64 flags)
+{
+	struct fullfork_args args = {
+		.flags = flags,
+		.exit_signal = SIGCHLD,
+	};
+
+	if (flags & CLONE_FROM_PIDFD) {
+		args.source_pidfd = sys_pidfd_open(getpid());
+		ASSERT_LT(0, (int)args.source_pidfd);
+	}
+	expect_refused(EINVAL, &args, sizeof(args));
+
+	args.flags = CLONE_ALL_THREADS;
+	args.source_pidfd = 0;
+	expect_accepted(&args, sizeof(args));
+}
+
 /* Flags that say how to copy all threads, but do not say to. */
 FIXTURE(alone)
 {
@@ -409,22 +427,9 @@ FIXTURE_TEARDOWN(alone)
 {
 }
 
-TEST_F(alone, rejects_flag)
+TEST_F_LONG(alone, rejects_flag)
 {
-	struct fullfork_args args = {
-		.flags = variant->flag,
-		.exit_signal = SIGCHLD,
-	};
-
-	if (variant->flag & CLONE_FROM_PIDFD) {
-		args.source_pidfd = sys_pidfd_open(getpid());
-		ASSERT_LT(0, (int)args.source_pidfd);
-	}
-	expect_refused(EINVAL, &args, sizeof(args));
-
-	args.flags = CLONE_ALL_THREADS;
-	args.source_pidfd = 0;
-	expect_accepted(&args, sizeof(args));
+	expect_flags_refused(_metadata, variant->flag);
 }
 
 /*
@@ -440,24 +445,12 @@ FIXTURE_VARIANT(not_built)
 	__u64 flags;
 };
 
-FIXTURE_VARIANT_ADD(not_built, from_pidfd) {
-	.flags = CLONE_ALL_THREADS | CLONE_FROM_PIDFD,
-};
-
 FIXTURE_VARIANT_ADD(not_built, isolate) {
 	.flags = CLONE_ALL_THREADS | CLONE_ISOLATE,
 };
 
 FIXTURE_VARIANT_ADD(not_built, sfork) {
 	.flags = CLONE_VM | CLONE_VFORK | CLONE_SFORK,
-};
-
-FIXTURE_VARIANT_ADD(not_built, subtree) {
-	.flags = CLONE_SUBTREE,
-};
-
-FIXTURE_VARIANT_ADD(not_built, subtree_with_all_threads) {
-	.flags = CLONE_SUBTREE | CLONE_ALL_THREADS,
 };
 
 FIXTURE_SETUP(not_built)
@@ -469,22 +462,9 @@ FIXTURE_TEARDOWN(not_built)
 {
 }
 
-TEST_F(not_built, rejects_flag)
+TEST_F_LONG(not_built, rejects_flag)
 {
-	struct fullfork_args args = {
-		.flags = variant->flags,
-		.exit_signal = SIGCHLD,
-	};
-
-	if (variant->flags & CLONE_FROM_PIDFD) {
-		args.source_pidfd = sys_pidfd_open(getpid());
-		ASSERT_LT(0, (int)args.source_pidfd);
-	}
-	expect_refused(EINVAL, &args, sizeof(args));
-
-	args.flags = CLONE_ALL_THREADS;
-	args.source_pidfd = 0;
-	expect_accepted(&args, sizeof(args));
+	expect_flags_refused(_metadata, variant->flags);
 }
 
 TEST_HARNESS_MAIN

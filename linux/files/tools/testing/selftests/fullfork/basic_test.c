@@ -8,8 +8,7 @@
 
 /* Words of the report */
 enum {
-	MAY_GO_ON,		/* set by the original */
-	IS_THERE,		/* set by the replica */
+	PARENT_PID,
 };
 
 static __thread __u64 tls_token;
@@ -49,17 +48,6 @@ static void check_tokens(struct worker *w, enum side side)
 	record(w->index, tls_token);
 }
 
-/* The caller's replica waits until it may go on, then lets the others go. */
-static int wait_then_run_workers(void *arg)
-{
-	struct workers *ws = arg;
-
-	store(&report->word[IS_THERE], syscall(__NR_getpid));
-	if (!wait_until(load(&report->word[MAY_GO_ON]), DEADLINE))
-		return REPLICA_TIMEOUT;
-	return run_replica_workers(ws);
-}
-
 /*
  * A process of one thread and of many.  1000 threads are more than the
  * kernel can copy without giving up the CPU, and than one page of TIDs.
@@ -92,20 +80,20 @@ FIXTURE_TEARDOWN(process)
 	join_workers(_metadata, &self->ws);
 }
 
-TEST_F_TIMEOUT(process, returns_pid_and_zero, 120)
+TEST_F_LONG(process, returns_pid_and_zero)
 {
 	long pid = replica_main(full_fork(0), wait_then_run_workers, &self->ws);
 
 	ASSERT_LT(0, pid);
 	EXPECT_NE(getpid(), pid);
 	EXPECT_EQ(getpid(), status_number(pid, "PPid"));
-	EXPECT_TRUE(wait_until(load(&report->word[IS_THERE]), DEADLINE));
-	EXPECT_EQ(pid, report->word[IS_THERE]);
-	store(&report->word[MAY_GO_ON], 1);
+	EXPECT_TRUE(wait_until(load(&report->is_there), DEADLINE));
+	EXPECT_EQ(pid, report->is_there);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, pid);
 }
 
-TEST_F_TIMEOUT(process, copies_every_thread, 120)
+TEST_F_LONG(process, copies_every_thread)
 {
 	struct census before = take_census();
 	unsigned int i;
@@ -114,7 +102,7 @@ TEST_F_TIMEOUT(process, copies_every_thread, 120)
 	pid = replica_main(full_fork(0), wait_then_run_workers, &self->ws);
 	ASSERT_LT(0, pid);
 	EXPECT_EQ(variant->threads, count_threads(pid));
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, pid);
 
 	EXPECT_EQ(self->ws.count, report->recorded);
@@ -138,14 +126,10 @@ static int check_name(void *ws)
 	return run_replica_workers(ws);
 }
 
-TEST_F_TIMEOUT(process, keeps_names, 120)
+TEST_F_LONG(process, keeps_names)
 {
-	long pid;
-
 	ASSERT_EQ(0, prctl(PR_SET_NAME, "the leader"));
-	pid = replica_main(full_fork(0), check_name, &self->ws);
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	fork_and_pass(_metadata, 0, check_name, &self->ws);
 	EXPECT_EQ(self->ws.count, report->recorded);
 }
 
@@ -161,30 +145,21 @@ FIXTURE(second_thread)
 	struct caller caller;
 };
 
-static int run_workers(void *ws)
-{
-	return run_replica_workers(ws);
-}
-
 static void *call_full_fork(void *arg)
 {
 	struct caller *caller = arg;
 
-	caller->pid = replica_main(full_fork(0), run_workers, &caller->ws);
+	caller->pid = replica_main(full_fork(0), run_replica_workers,
+				   &caller->ws);
 	open_gate(&caller->ws, SIDE_ORIGINAL);
 	return NULL;
-}
-
-static void record_ids(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, syscall(__NR_getpid));
 }
 
 FIXTURE_SETUP(second_thread)
 {
 	require_fullfork(_metadata);
-	start_workers(_metadata, &self->caller.ws, 3, NULL, record_ids);
+	start_workers(_metadata, &self->caller.ws, 3, NULL,
+		      record_worker);
 }
 
 FIXTURE_TEARDOWN(second_thread)
@@ -192,7 +167,7 @@ FIXTURE_TEARDOWN(second_thread)
 	join_workers(_metadata, &self->caller.ws);
 }
 
-TEST_F(second_thread, leaves_the_lead_to_the_leader)
+TEST_F_LONG(second_thread, leaves_the_lead_to_the_leader)
 {
 	struct caller *caller = &self->caller;
 
@@ -253,14 +228,14 @@ static int change_memory(void *arg)
 	replica_assert_eq(1, memory->word);
 	memory->word = 2;
 	keep_in_memory(memory);
-	add(&report->word[IS_THERE], 1);
-	if (!wait_until(load(&report->word[MAY_GO_ON]), DEADLINE))
+	store(&report->is_there, 1);
+	if (!wait_until(load(&report->may_go_on), DEADLINE))
 		return REPLICA_TIMEOUT;
 	replica_assert_eq(2, memory->word);
 	return run_replica_workers(memory->ws);
 }
 
-TEST_F(flag, none_keeps_memory_private)
+TEST_F_LONG(flag, none_keeps_memory_private)
 {
 	struct private_memory *memory = &self->memory;
 	long pid;
@@ -269,28 +244,36 @@ TEST_F(flag, none_keeps_memory_private)
 	memory->word = 1;
 	pid = replica_main(full_fork(0), change_memory, memory);
 	ASSERT_LT(0, pid);
-	EXPECT_TRUE(wait_until(load(&report->word[IS_THERE]), DEADLINE));
+	EXPECT_TRUE(wait_until(load(&report->is_there), DEADLINE));
 	keep_in_memory(memory);
 	EXPECT_EQ(1, memory->word);
 	memory->word = 3;
 	keep_in_memory(memory);
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, pid);
 }
 
-TEST_F(flag, pidfd_names_the_replica)
+/* A full fork with @flags that gives a pidfd. */
+static long fork_with_pidfd(__u64 flags, int exit_signal, int *pidfd)
 {
 	struct fullfork_args args = {
-		.flags = CLONE_ALL_THREADS | CLONE_PIDFD,
-		.exit_signal = SIGCHLD,
+		.flags = CLONE_ALL_THREADS | CLONE_PIDFD | flags,
+		.pidfd = ptr_to_u64(pidfd),
+		.exit_signal = exit_signal,
 	};
-	siginfo_t info = {};
-	int pidfd = -1;
-	long pid;
 
-	args.pidfd = ptr_to_u64(&pidfd);
-	pid = replica_main(sys_clone3(&args, sizeof(args)), run_workers,
-			   &self->ws);
+	*pidfd = -1;
+	return sys_clone3(&args, sizeof(args));
+}
+
+TEST_F_LONG(flag, pidfd_names_the_replica)
+{
+	siginfo_t info = {};
+	long pid;
+	int pidfd;
+
+	pid = replica_main(fork_with_pidfd(0, SIGCHLD, &pidfd),
+			   run_replica_workers, &self->ws);
 	ASSERT_LT(0, pid);
 	ASSERT_LE(0, pidfd);
 	EXPECT_EQ(FD_CLOEXEC, fcntl(pidfd, F_GETFD));
@@ -302,7 +285,7 @@ TEST_F(flag, pidfd_names_the_replica)
 	EXPECT_EQ(0, close(pidfd));
 }
 
-TEST_F(flag, parent_settid_stores_the_pid)
+TEST_F_LONG(flag, parent_settid_stores_the_pid)
 {
 	struct fullfork_args args = {
 		.flags = CLONE_ALL_THREADS | CLONE_PARENT_SETTID,
@@ -312,8 +295,8 @@ TEST_F(flag, parent_settid_stores_the_pid)
 	long pid;
 
 	args.parent_tid = ptr_to_u64(&tid);
-	pid = replica_main(sys_clone3(&args, sizeof(args)), run_workers,
-			   &self->ws);
+	pid = replica_main(sys_clone3(&args, sizeof(args)),
+			   run_replica_workers, &self->ws);
 	ASSERT_LT(0, pid);
 	EXPECT_EQ(pid, tid);
 	expect_pass(_metadata, pid);
@@ -321,18 +304,18 @@ TEST_F(flag, parent_settid_stores_the_pid)
 
 static int record_parent(void *ws)
 {
-	store(&report->word[IS_THERE], getppid());
+	store(&report->word[PARENT_PID], getppid());
 	return run_replica_workers(ws);
 }
 
-TEST_F(flag, parent_makes_a_sibling)
+TEST_F_LONG(flag, parent_makes_a_sibling)
 {
 	long pid = replica_main(full_fork(CLONE_PARENT), record_parent,
 				&self->ws);
 
 	ASSERT_LT(0, pid);
-	EXPECT_TRUE(wait_until(load(&report->word[IS_THERE]), DEADLINE));
-	EXPECT_EQ(getppid(), report->word[IS_THERE]);
+	EXPECT_TRUE(wait_until(load(&report->word[PARENT_PID]), DEADLINE));
+	EXPECT_EQ(getppid(), report->word[PARENT_PID]);
 	EXPECT_EQ(-1, waitpid(pid, NULL, __WALL));
 	EXPECT_EQ(ECHILD, errno);
 
@@ -342,7 +325,7 @@ TEST_F(flag, parent_makes_a_sibling)
 	EXPECT_EQ(2, report->recorded);
 }
 
-TEST_F(flag, autoreap_leaves_no_zombie)
+TEST_F_LONG(flag, autoreap_leaves_no_zombie)
 {
 	long pid = replica_main(full_fork(CLONE_AUTOREAP), record_parent,
 				&self->ws);
@@ -351,7 +334,7 @@ TEST_F(flag, autoreap_leaves_no_zombie)
 	EXPECT_TRUE(wait_until(kill(pid, 0) < 0 && errno == ESRCH, DEADLINE));
 	EXPECT_EQ(-1, waitpid(pid, NULL, __WALL));
 	EXPECT_EQ(ECHILD, errno);
-	EXPECT_EQ(getpid(), report->word[IS_THERE]);
+	EXPECT_EQ(getpid(), report->word[PARENT_PID]);
 	EXPECT_EQ(2, report->recorded);
 }
 
@@ -361,14 +344,10 @@ static int check_nnp(void *ws)
 	return run_replica_workers(ws);
 }
 
-TEST_F(flag, nnp_binds_every_thread_of_the_replica)
+TEST_F_LONG(flag, nnp_binds_every_thread_of_the_replica)
 {
-	long pid;
-
 	ASSERT_EQ(0, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
-	pid = replica_main(full_fork(CLONE_NNP), check_nnp, &self->ws);
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	fork_and_pass(_metadata, CLONE_NNP, check_nnp, &self->ws);
 	EXPECT_EQ(1, report->slot[0].value[0]);
 	EXPECT_EQ(1, report->slot[1].value[0]);
 	EXPECT_EQ(0, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
@@ -377,25 +356,22 @@ TEST_F(flag, nnp_binds_every_thread_of_the_replica)
 
 static int wait_forever(void *unused)
 {
-	add(&report->word[IS_THERE], 1);
+	store(&report->is_there, 1);
 	wait_until(false, 2 * DEADLINE);
 	return REPLICA_TIMEOUT;
 }
 
-TEST_F(flag, pidfd_autokill_ends_the_replica)
+TEST_F_LONG(flag, pidfd_autokill_ends_the_replica)
 {
-	struct fullfork_args args = {
-		.flags = CLONE_ALL_THREADS | CLONE_PIDFD | CLONE_AUTOREAP |
-			 CLONE_NNP | CLONE_PIDFD_AUTOKILL,
-	};
-	int pidfd = -1;
+	const __u64 flags = CLONE_AUTOREAP | CLONE_NNP | CLONE_PIDFD_AUTOKILL;
 	long pid;
+	int pidfd;
 
-	args.pidfd = ptr_to_u64(&pidfd);
-	pid = replica_main(sys_clone3(&args, sizeof(args)), wait_forever, NULL);
+	pid = replica_main(fork_with_pidfd(flags, 0, &pidfd), wait_forever,
+			   NULL);
 	ASSERT_LT(0, pid);
 	ASSERT_LE(0, pidfd);
-	EXPECT_TRUE(wait_until(load(&report->word[IS_THERE]), DEADLINE));
+	EXPECT_TRUE(wait_until(load(&report->is_there), DEADLINE));
 	EXPECT_EQ(3, count_threads(pid));
 	EXPECT_EQ(0, close(pidfd));
 	EXPECT_TRUE(wait_until(kill(pid, 0) < 0 && errno == ESRCH, DEADLINE))
@@ -425,7 +401,7 @@ FIXTURE_SETUP(exit_signal)
 	require_fullfork(_metadata);
 	sigfillset(&self->all);
 	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->all, NULL));
-	start_workers(_metadata, &self->ws, 2, NULL, record_ids);
+	start_workers(_metadata, &self->ws, 2, NULL, record_worker);
 }
 
 FIXTURE_TEARDOWN(exit_signal)
@@ -433,20 +409,15 @@ FIXTURE_TEARDOWN(exit_signal)
 	join_workers(_metadata, &self->ws);
 }
 
-TEST_F(exit_signal, is_sent_at_the_end)
+TEST_F_LONG(exit_signal, is_sent_at_the_end)
 {
-	struct fullfork_args args = {
-		.flags = CLONE_ALL_THREADS | CLONE_PIDFD,
-		.exit_signal = variant->signal,
-	};
 	struct timespec wait = { .tv_sec = DEADLINE }, now = {};
 	siginfo_t info;
-	int pidfd = -1;
 	long pid;
+	int pidfd;
 
-	args.pidfd = ptr_to_u64(&pidfd);
-	pid = replica_main(sys_clone3(&args, sizeof(args)), run_workers,
-			   &self->ws);
+	pid = replica_main(fork_with_pidfd(0, variant->signal, &pidfd),
+			   run_replica_workers, &self->ws);
 	ASSERT_LT(0, pid);
 	EXPECT_TRUE(wait_pidfd(pidfd, DEADLINE));
 	if (variant->signal) {

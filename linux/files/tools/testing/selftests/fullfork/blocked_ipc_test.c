@@ -4,7 +4,6 @@
  */
 
 #include "fullfork_blocked.h"
-#include <mqueue.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
 
@@ -34,12 +33,8 @@ static void prepare_handler(struct __test_metadata *_metadata)
 
 static void prepare_blocked_signal(struct __test_metadata *_metadata)
 {
-	sigset_t set;
-
 	prepare_handler(_metadata);
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
+	block_signal(_metadata, SIGUSR1);
 }
 
 static void prepare_semaphore(struct __test_metadata *_metadata)
@@ -69,13 +64,7 @@ static void prepare_full_messages(struct __test_metadata *_metadata)
 
 static void prepare_queue(struct __test_metadata *_metadata)
 {
-	struct mq_attr attr = { .mq_maxmsg = 2, .mq_msgsize = 8 };
-	char name[32];
-
-	snprintf(name, sizeof(name), "/fullfork.%d", sys_getpid());
-	queue = mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &attr);
-	ASSERT_LE(0, queue);
-	ASSERT_EQ(0, mq_unlink(name));
+	queue = create_queue(_metadata, 2);
 }
 
 static void prepare_full_queue(struct __test_metadata *_metadata)
@@ -100,32 +89,26 @@ static long unlock_pi(__u32 *futex)
  * another TID in the replica, which is the limit of the form without
  * CLONE_KEEP_TIDS.
  */
+static void hold_pi_lock(void)
+{
+	hold_lock(lock_pi(&report->word[WORD_FUTEX]));
+	unlock_pi(&report->word[WORD_FUTEX]);
+}
+
 static void prepare_pi_lock(struct __test_metadata *_metadata)
 {
-	pid_t pid = fork();
+	start_lock_holder(_metadata, hold_pi_lock);
+}
 
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		set_word(&report->word[WORD_LOCKED],
-			 lock_pi(&report->word[WORD_FUTEX]) ? 2 : 1);
-		await_word(&report->word[WORD_RELEASE], 1);
-		unlock_pi(&report->word[WORD_FUTEX]);
-		_exit(0);
-	}
-	ASSERT_TRUE(wait_word(&report->word[WORD_LOCKED], 0));
-	ASSERT_EQ(1, load(&report->word[WORD_LOCKED]));
+static void be_child(void)
+{
+	await_word(&report->word[WORD_RELEASE], 1);
+	_exit(7);
 }
 
 static void prepare_child(struct __test_metadata *_metadata)
 {
-	child = fork();
-	ASSERT_LE(0, child);
-	if (!child) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		await_word(&report->word[WORD_RELEASE], 1);
-		_exit(7);
-	}
+	child = start_process(_metadata, be_child);
 }
 
 static long call_futex_wait(void)
@@ -323,11 +306,6 @@ static void wake_shared(void)
 	set_word(&report->word[WORD_FUTEX], 1);
 }
 
-static void release(void)
-{
-	set_word(&report->word[WORD_RELEASE], 1);
-}
-
 static void raise_semaphore(void)
 {
 	struct sembuf op = { .sem_op = 1 };
@@ -366,11 +344,6 @@ static void signal_thread(void)
 	syscall(__NR_tgkill, sys_getpid(), blocked.tid, SIGUSR1);
 }
 
-static void signal_process(void)
-{
-	kill(sys_getpid(), SIGUSR1);
-}
-
 FIXTURE(waiting)
 {
 };
@@ -381,79 +354,75 @@ FIXTURE_VARIANT(waiting)
 };
 
 FIXTURE_VARIANT_ADD(waiting, in_futex_wait) {
-	{ NULL, call_futex_wait, wake_word },
+	.call = { .call = call_futex_wait, .complete = wake_word },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_futex_wait_timeout) {
-	{ NULL, call_futex_wait_timeout, wake_word },
+	.call = { .call = call_futex_wait_timeout, .complete = wake_word },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_futex_wait_shared) {
-	{ NULL, call_futex_wait_shared, wake_shared },
+	.call = { .call = call_futex_wait_shared, .complete = wake_shared },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_futex_wait_bitset) {
-	{ NULL, call_futex_wait_bitset, wake_bit },
+	.call = { .call = call_futex_wait_bitset, .complete = wake_bit },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_futex_waitv) {
-	{ NULL, call_futex_waitv, wake_word },
+	.call = { .call = call_futex_waitv, .complete = wake_word },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_lock_pi) {
-	{ prepare_pi_lock, call_lock_pi, release },
+	.call = { .prepare = prepare_pi_lock, .call = call_lock_pi,
+		  .complete = release },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_semop) {
-	{ prepare_semaphore, call_semop, raise_semaphore },
+	.call = { .prepare = prepare_semaphore, .call = call_semop,
+		  .complete = raise_semaphore },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_semtimedop) {
-	{ prepare_semaphore, call_semtimedop, raise_semaphore },
+	.call = { .prepare = prepare_semaphore, .call = call_semtimedop,
+		  .complete = raise_semaphore },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_msgrcv) {
-	{ prepare_messages, call_msgrcv, send_message },
+	.call = { .prepare = prepare_messages, .call = call_msgrcv,
+		  .complete = send_message },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_msgsnd) {
-	{ prepare_full_messages, call_msgsnd, take_message },
+	.call = { .prepare = prepare_full_messages, .call = call_msgsnd,
+		  .complete = take_message },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_mq_receive) {
-	{ prepare_queue, call_mq_receive, send_to_queue },
+	.call = { .prepare = prepare_queue, .call = call_mq_receive,
+		  .complete = send_to_queue },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_mq_timedreceive) {
-	{ prepare_queue, call_mq_timedreceive, send_to_queue },
+	.call = { .prepare = prepare_queue, .call = call_mq_timedreceive,
+		  .complete = send_to_queue },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_mq_send) {
-	{ prepare_full_queue, call_mq_send, take_from_queue },
+	.call = { .prepare = prepare_full_queue, .call = call_mq_send,
+		  .complete = take_from_queue },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_sigwaitinfo) {
-	{ prepare_blocked_signal, call_sigwaitinfo, signal_process },
+	.call = { .prepare = prepare_blocked_signal, .call = call_sigwaitinfo,
+		  .complete = signal_process },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_sigtimedwait) {
-	{ prepare_blocked_signal, call_sigtimedwait, signal_thread },
+	.call = { .prepare = prepare_blocked_signal, .call = call_sigtimedwait,
+		  .complete = signal_thread },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_sigsuspend) {
-	{ prepare_blocked_signal, call_sigsuspend, signal_thread },
+	.call = { .prepare = prepare_blocked_signal, .call = call_sigsuspend,
+		  .complete = signal_thread },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_pause) {
-	{ prepare_handler, call_pause, signal_thread },
+	.call = { .prepare = prepare_handler, .call = call_pause,
+		  .complete = signal_thread },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_wait4) {
-	{ prepare_child, call_wait4, release },
+	.call = { .prepare = prepare_child, .call = call_wait4,
+		  .complete = release },
 };
-
 FIXTURE_VARIANT_ADD(waiting, in_waitid) {
-	{ prepare_child, call_waitid, release },
+	.call = { .prepare = prepare_child, .call = call_waitid,
+		  .complete = release },
 };
 
 FIXTURE_SETUP(waiting)

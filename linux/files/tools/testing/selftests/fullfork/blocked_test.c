@@ -7,7 +7,6 @@
  */
 
 #include "fullfork_blocked.h"
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
@@ -82,12 +81,8 @@ static void prepare_timed_listener(struct __test_metadata *_metadata)
 
 static void prepare_epoll(struct __test_metadata *_metadata)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.u32 = 0x1234 };
-
 	prepare_pipe(_metadata);
-	epfd = epoll_create1(0);
-	ASSERT_LE(0, epfd);
-	ASSERT_EQ(0, epoll_ctl(epfd, EPOLL_CTL_ADD, fds[0], &event));
+	epfd = create_epoll(_metadata, fds[0]);
 }
 
 static void prepare_eventfd(struct __test_metadata *_metadata)
@@ -98,11 +93,8 @@ static void prepare_eventfd(struct __test_metadata *_metadata)
 
 static void prepare_signalfd(struct __test_metadata *_metadata)
 {
-	sigset_t set;
+	sigset_t set = block_signal(_metadata, SIGUSR1);
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
 	fds[0] = signalfd(-1, &set, 0);
 	ASSERT_LE(0, fds[0]);
 }
@@ -135,46 +127,29 @@ static void prepare_fifo(struct __test_metadata *_metadata)
 	ASSERT_EQ(0, mkfifo(path, 0600));
 }
 
-/* Another process holds the lock until it is told to give it back. */
-static void start_lock_holder(struct __test_metadata *_metadata,
-			      int (*lock)(void))
-{
-	pid_t pid = fork();
-
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		set_word(&report->word[WORD_LOCKED], lock() ? 2 : 1);
-		await_word(&report->word[WORD_RELEASE], 1);
-		_exit(0);
-	}
-	ASSERT_TRUE(wait_word(&report->word[WORD_LOCKED], 0));
-	ASSERT_EQ(1, load(&report->word[WORD_LOCKED]));
-}
-
 /* An open file description of its own: a flock belongs to that. */
-static int lock_by_flock(void)
+static void hold_flock(void)
 {
-	return flock(open(path, O_RDWR), LOCK_EX);
+	hold_lock(flock(open(path, O_RDWR), LOCK_EX));
 }
 
-static int lock_by_fcntl(void)
+static void hold_posix_lock(void)
 {
 	struct flock lock = { .l_type = F_WRLCK };
 
-	return fcntl(open(path, O_RDWR), F_SETLK, &lock);
+	hold_lock(fcntl(open(path, O_RDWR), F_SETLK, &lock));
 }
 
 static void prepare_flock(struct __test_metadata *_metadata)
 {
 	prepare_file(_metadata);
-	start_lock_holder(_metadata, lock_by_flock);
+	start_lock_holder(_metadata, hold_flock);
 }
 
 static void prepare_posix_lock(struct __test_metadata *_metadata)
 {
 	prepare_file(_metadata);
-	start_lock_holder(_metadata, lock_by_fcntl);
+	start_lock_holder(_metadata, hold_posix_lock);
 }
 
 static long call_read(void)
@@ -248,7 +223,7 @@ static long call_epoll_wait(void)
 	struct epoll_event event = {};
 
 	return outcome(epoll_wait(epfd, &event, 1, -1) == 1 &&
-		       event.data.u32 == 0x1234);
+		       event.data.u32 == EPOLL_TOKEN);
 }
 
 static long call_epoll_pwait(void)
@@ -258,7 +233,7 @@ static long call_epoll_pwait(void)
 
 	sigfillset(&set);
 	return outcome(epoll_pwait(epfd, &event, 1, 100000, &set) == 1 &&
-		       event.data.u32 == 0x1234);
+		       event.data.u32 == EPOLL_TOKEN);
 }
 
 static long call_epoll_pwait2(void)
@@ -269,7 +244,7 @@ static long call_epoll_pwait2(void)
 
 	sigfillset(&set);
 	return outcome(epoll_pwait2(epfd, &event, 1, &ts, &set) == 1 &&
-		       event.data.u32 == 0x1234);
+		       event.data.u32 == EPOLL_TOKEN);
 }
 
 static long call_read_number(void)
@@ -351,11 +326,6 @@ static void count_one(void)
 		abort();
 }
 
-static void signal_process(void)
-{
-	kill(sys_getpid(), SIGUSR1);
-}
-
 /* Periodic: whoever reads takes all expirations that there are. */
 static void start_timer(void)
 {
@@ -380,11 +350,6 @@ static void open_writer(void)
 		abort();
 }
 
-static void release_lock(void)
-{
-	set_word(&report->word[WORD_RELEASE], 1);
-}
-
 FIXTURE(blocked)
 {
 };
@@ -395,67 +360,88 @@ FIXTURE_VARIANT(blocked)
 };
 
 FIXTURE_VARIANT_ADD(blocked, in_read_of_pipe) {
-	{ prepare_pipe, call_read, send_byte },
+	.call = { .prepare = prepare_pipe, .call = call_read,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_write_to_full_pipe) {
-	{ prepare_full_pipe, call_write, take_page },
+	.call = { .prepare = prepare_full_pipe, .call = call_write,
+		  .complete = take_page },
 };
 FIXTURE_VARIANT_ADD(blocked, in_recv) {
-	{ prepare_socketpair, call_recv, send_byte },
+	.call = { .prepare = prepare_socketpair, .call = call_recv,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_recv_of_datagram) {
-	{ prepare_datagrams, call_recv, send_byte },
+	.call = { .prepare = prepare_datagrams, .call = call_recv,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_recv_with_timeout) {
-	{ prepare_timed_socketpair, call_recv, send_byte },
+	.call = { .prepare = prepare_timed_socketpair, .call = call_recv,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_accept) {
-	{ prepare_listener, call_accept, connect_once },
+	.call = { .prepare = prepare_listener, .call = call_accept,
+		  .complete = connect_once },
 };
 FIXTURE_VARIANT_ADD(blocked, in_accept_with_timeout) {
-	{ prepare_timed_listener, call_accept, connect_once },
+	.call = { .prepare = prepare_timed_listener, .call = call_accept,
+		  .complete = connect_once },
 };
 FIXTURE_VARIANT_ADD(blocked, in_poll) {
-	{ prepare_pipe, call_poll, send_byte },
+	.call = { .prepare = prepare_pipe, .call = call_poll,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_ppoll) {
-	{ prepare_pipe, call_ppoll, send_byte },
+	.call = { .prepare = prepare_pipe, .call = call_ppoll,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_select) {
-	{ prepare_pipe, call_select, send_byte },
+	.call = { .prepare = prepare_pipe, .call = call_select,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_pselect) {
-	{ prepare_pipe, call_pselect, send_byte },
+	.call = { .prepare = prepare_pipe, .call = call_pselect,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_epoll_wait) {
-	{ prepare_epoll, call_epoll_wait, send_byte },
+	.call = { .prepare = prepare_epoll, .call = call_epoll_wait,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_epoll_pwait) {
-	{ prepare_epoll, call_epoll_pwait, send_byte },
+	.call = { .prepare = prepare_epoll, .call = call_epoll_pwait,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_epoll_pwait2) {
-	{ prepare_epoll, call_epoll_pwait2, send_byte },
+	.call = { .prepare = prepare_epoll, .call = call_epoll_pwait2,
+		  .complete = send_byte },
 };
 FIXTURE_VARIANT_ADD(blocked, in_read_of_eventfd) {
-	{ prepare_eventfd, call_read_number, count_one },
+	.call = { .prepare = prepare_eventfd, .call = call_read_number,
+		  .complete = count_one },
 };
 FIXTURE_VARIANT_ADD(blocked, in_read_of_signalfd) {
-	{ prepare_signalfd, call_read_signalfd, signal_process },
+	.call = { .prepare = prepare_signalfd, .call = call_read_signalfd,
+		  .complete = signal_process },
 };
 FIXTURE_VARIANT_ADD(blocked, in_read_of_timerfd) {
-	{ prepare_timerfd, call_read_number, start_timer },
+	.call = { .prepare = prepare_timerfd, .call = call_read_number,
+		  .complete = start_timer },
 };
 FIXTURE_VARIANT_ADD(blocked, in_read_of_inotify) {
-	{ prepare_inotify, call_read_inotify, change_file },
+	.call = { .prepare = prepare_inotify, .call = call_read_inotify,
+		  .complete = change_file },
 };
 FIXTURE_VARIANT_ADD(blocked, in_open_of_fifo) {
-	{ prepare_fifo, call_open_fifo, open_writer },
+	.call = { .prepare = prepare_fifo, .call = call_open_fifo,
+		  .complete = open_writer },
 };
 FIXTURE_VARIANT_ADD(blocked, in_flock) {
-	{ prepare_flock, call_flock, release_lock },
+	.call = { .prepare = prepare_flock, .call = call_flock,
+		  .complete = release },
 };
 FIXTURE_VARIANT_ADD(blocked, in_fcntl_setlkw) {
-	{ prepare_posix_lock, call_fcntl, release_lock },
+	.call = { .prepare = prepare_posix_lock, .call = call_fcntl,
+		  .complete = release },
 };
 
 FIXTURE_SETUP(blocked)

@@ -7,8 +7,6 @@
  */
 
 #include "fullfork_blocked.h"
-#include <mqueue.h>
-#include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
@@ -43,12 +41,8 @@ static void prepare_pipe(struct __test_metadata *_metadata)
 
 static void prepare_epoll(struct __test_metadata *_metadata)
 {
-	struct epoll_event event = { .events = EPOLLIN };
-
 	prepare_pipe(_metadata);
-	epfd = epoll_create1(0);
-	ASSERT_LE(0, epfd);
-	ASSERT_EQ(0, epoll_ctl(epfd, EPOLL_CTL_ADD, fds[0], &event));
+	epfd = create_epoll(_metadata, fds[0]);
 }
 
 static void prepare_socket(struct __test_metadata *_metadata)
@@ -68,22 +62,12 @@ static void prepare_semaphore(struct __test_metadata *_metadata)
 
 static void prepare_queue(struct __test_metadata *_metadata)
 {
-	struct mq_attr attr = { .mq_maxmsg = 1, .mq_msgsize = 8 };
-	char name[32];
-
-	snprintf(name, sizeof(name), "/fullfork.%d", sys_getpid());
-	queue = mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &attr);
-	ASSERT_LE(0, queue);
-	ASSERT_EQ(0, mq_unlink(name));
+	queue = create_queue(_metadata, 1);
 }
 
 static void prepare_signals(struct __test_metadata *_metadata)
 {
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
+	block_signal(_metadata, SIGUSR1);
 }
 
 static long call_nanosleep(void)
@@ -276,87 +260,73 @@ FIXTURE_VARIANT(sleeping)
 };
 
 FIXTURE_VARIANT_ADD(sleeping, in_nanosleep) {
-	{ NULL, call_nanosleep, NULL, MSEC },
+	.call = { .call = call_nanosleep, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_clock_nanosleep_realtime) {
-	{ NULL, call_sleep_realtime, NULL, MSEC },
+	.call = { .call = call_sleep_realtime, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_clock_nanosleep_monotonic) {
-	{ NULL, call_sleep_monotonic, NULL, MSEC },
+	.call = { .call = call_sleep_monotonic, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_clock_nanosleep_boottime) {
-	{ NULL, call_sleep_boottime, NULL, MSEC },
+	.call = { .call = call_sleep_boottime, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_clock_nanosleep_until_realtime) {
-	{ NULL, call_sleep_until_realtime, NULL, MSEC },
+	.call = { .call = call_sleep_until_realtime, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_clock_nanosleep_until_monotonic) {
-	{ NULL, call_sleep_until_monotonic, NULL, MSEC },
+	.call = { .call = call_sleep_until_monotonic, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_clock_nanosleep_until_tai) {
-	{ NULL, call_sleep_until_tai, NULL, MSEC },
+	.call = { .call = call_sleep_until_tai, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_poll) {
-	{ prepare_pipe, call_poll, NULL, MSEC },
+	.call = { .prepare = prepare_pipe, .call = call_poll, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_ppoll) {
-	{ prepare_pipe, call_ppoll, NULL, MSEC },
+	.call = { .prepare = prepare_pipe, .call = call_ppoll, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_select) {
-	{ prepare_pipe, call_select, NULL, MSEC },
+	.call = { .prepare = prepare_pipe, .call = call_select, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_pselect) {
-	{ prepare_pipe, call_pselect, NULL, MSEC },
+	.call = { .prepare = prepare_pipe, .call = call_pselect, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_epoll_wait) {
-	{ prepare_epoll, call_epoll_wait, NULL, MSEC, true },
+	.call = { .prepare = prepare_epoll, .call = call_epoll_wait,
+		  .msec = MSEC, .anew = true },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_epoll_pwait2) {
-	{ prepare_epoll, call_epoll_pwait2, NULL, MSEC, true },
+	.call = { .prepare = prepare_epoll, .call = call_epoll_pwait2,
+		  .msec = MSEC, .anew = true },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_futex_wait) {
-	{ NULL, call_futex_wait, NULL, MSEC },
+	.call = { .call = call_futex_wait, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_futex_wait_bitset) {
-	{ NULL, call_futex_wait_bitset, NULL, MSEC },
+	.call = { .call = call_futex_wait_bitset, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_futex_wait_realtime) {
-	{ NULL, call_futex_wait_realtime, NULL, MSEC },
+	.call = { .call = call_futex_wait_realtime, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_futex_waitv) {
-	{ NULL, call_futex_waitv, NULL, MSEC },
+	.call = { .call = call_futex_waitv, .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_semtimedop) {
-	{ prepare_semaphore, call_semtimedop, NULL, MSEC, true },
+	.call = { .prepare = prepare_semaphore, .call = call_semtimedop,
+		  .msec = MSEC, .anew = true },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_mq_timedreceive) {
-	{ prepare_queue, call_mq_timedreceive, NULL, MSEC },
+	.call = { .prepare = prepare_queue, .call = call_mq_timedreceive,
+		  .msec = MSEC },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_sigtimedwait) {
-	{ prepare_signals, call_sigtimedwait, NULL, MSEC, true },
+	.call = { .prepare = prepare_signals, .call = call_sigtimedwait,
+		  .msec = MSEC, .anew = true },
 };
-
 FIXTURE_VARIANT_ADD(sleeping, in_recv) {
-	{ prepare_socket, call_recv, NULL, MSEC, true },
+	.call = { .prepare = prepare_socket, .call = call_recv,
+		  .msec = MSEC, .anew = true },
 };
 
 FIXTURE_SETUP(sleeping)

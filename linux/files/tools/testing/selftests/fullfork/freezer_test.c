@@ -3,94 +3,22 @@
  * Full fork selftests: cgroups, and their freezer
  */
 
+#include "fullfork_cgroup.h"
 #include "fullfork_sync.h"
-#include <sys/mount.h>
-#include <sys/stat.h>
 
 enum {
 	WORD_GO,
-	WORD_END,
-	WORD_FORKS,
-	WORD_BAD_ERROR,
+	WORD_PASSED,		/* threads of the replica that passed the gate */
 };
 
-static char mount_point[64];
-static char group[128];
-
-static bool is_cgroup2(const char *path)
-{
-	char file[192];
-
-	snprintf(file, sizeof(file), "%s/cgroup.controllers", path);
-	return !access(file, R_OK);
-}
-
-static void group_file(char *path, size_t size, const char *sub,
-		       const char *name)
-{
-	snprintf(path, size, "%s%s/%s", group, sub, name);
-}
-
-static int write_group(const char *sub, const char *name, const char *text)
-{
-	char path[192];
-
-	group_file(path, sizeof(path), sub, name);
-	return write_file(path, text);
-}
-
-static int write_group_number(const char *sub, const char *name, long number)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%ld", number);
-	return write_group(sub, name, text);
-}
-
-/* Makes a cgroup of the test's own; skips where it may not. */
-static void create_group(struct __test_metadata *_metadata)
-{
-	const char *root = "/sys/fs/cgroup";
-
-	if (!is_cgroup2(root)) {
-		snprintf(mount_point, sizeof(mount_point), "/tmp/cgroup.XXXXXX");
-		ASSERT_NE(NULL, mkdtemp(mount_point));
-		root = mount_point;
-		if (mount("cgroup2", root, "cgroup2", 0, NULL)) {
-			rmdir(mount_point);
-			SKIP(_exit(0), "may not mount cgroup2");
-		}
-	}
-	snprintf(group, sizeof(group), "%s/fullfork.%d", root, getpid());
-	if (mkdir(group, 0755)) {
-		group[0] = '\0';
-		SKIP(_exit(0), "may not make a cgroup");
-	}
-}
-
-static void remove_group(void)
-{
-	static const char * const subs[] = { "/0", "/1", "/2", "" };
-	char path[192];
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(subs); i++) {
-		snprintf(path, sizeof(path), "%s%s", group, subs[i]);
-		wait_until(!rmdir(path) || errno != EBUSY, 5);
-	}
-	if (mount_point[0]) {
-		umount2(mount_point, MNT_DETACH);
-		rmdir(mount_point);
-	}
-}
+static struct cgroup group;
 
 /* What cgroup.events says, or -1. */
 static int is_frozen(const char *sub)
 {
-	char path[192], text[256], *line;
+	char text[256], *line;
 
-	group_file(path, sizeof(path), sub, "cgroup.events");
-	if (read_file(path, text, sizeof(text)) < 0)
+	if (read_cgroup(&group, sub, "cgroup.events", text, sizeof(text)) < 0)
 		return -1;
 	line = strstr(text, "frozen ");
 	return line ? atoi(line + 7) : -1;
@@ -98,7 +26,7 @@ static int is_frozen(const char *sub)
 
 static void set_freeze(struct __test_metadata *_metadata, const char *sub, int on)
 {
-	ASSERT_EQ(0, write_group_number(sub, "cgroup.freeze", on));
+	ASSERT_EQ(0, write_cgroup_number(&group, sub, "cgroup.freeze", on));
 }
 
 static void freeze_and_wait(struct __test_metadata *_metadata, const char *sub,
@@ -118,27 +46,25 @@ static int see_threads(void *arg)
 	return join_threads(2);
 }
 
-static __noreturn void run_subject(void)
+static void run_subject(void)
 {
 	int status;
 	long i, pid;
 
-	original_pid = sys_getpid();
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	await_word(&report->word[WORD_GO], 1);
 	for (i = 0; i < 2; i++)
 		if (pthread_create(&threads[i], NULL, pass_gate, (void *)i))
 			_exit(1);
 	while (load(&arrived) < 2)
 		poll_pause();
-	while (!load(&report->word[WORD_END])) {
+	while (!load(&report->word[SUBJECT_END])) {
 		pid = replica_main(full_fork(0), see_threads, NULL);
 		if (pid < 0)
-			store(&report->word[WORD_BAD_ERROR], -pid);
+			store(&report->word[SUBJECT_ERROR], -pid);
 		else if (waitpid(pid, &status, 0) != pid ||
 			 status != REPLICA_PASS << 8)
 			add(&report->failures, 1);
-		add(&report->word[WORD_FORKS], 1);
+		add(&report->word[SUBJECT_FORKS], 1);
 	}
 	_exit(REPLICA_PASS);
 }
@@ -152,60 +78,38 @@ FIXTURE_SETUP(frozen)
 {
 	setup_threads(_metadata);
 	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
-	create_group(_metadata);
-	self->subject = fork();
-	ASSERT_LE(0, self->subject);
-	if (!self->subject)
-		run_subject();
-	ASSERT_EQ(0, write_group_number("", "cgroup.procs", self->subject));
+	mount_cgroup(_metadata, &group, "cgroup2", NULL);
+	self->subject = start_process(_metadata, run_subject);
+	ASSERT_EQ(0, write_cgroup_number(&group, "", "cgroup.procs",
+					 self->subject));
 	set_word(&report->word[WORD_GO], 1);
-	ASSERT_TRUE(wait_until(load(&report->word[WORD_FORKS]), DEADLINE));
+	ASSERT_TRUE(wait_until(load(&report->word[SUBJECT_FORKS]), DEADLINE));
 }
 
 FIXTURE_TEARDOWN(frozen)
 {
-	write_group("", "cgroup.kill", "1");
-	write_group("", "cgroup.freeze", "0");
+	write_cgroup(&group, "", "cgroup.kill", "1");
+	write_cgroup(&group, "", "cgroup.freeze", "0");
 	reap_all(5);
-	remove_group();
-}
-
-static void end_subject(struct __test_metadata *_metadata, pid_t pid)
-{
-	__u32 forks = load(&report->word[WORD_FORKS]);
-
-	ASSERT_TRUE(wait_until(load(&report->word[WORD_FORKS]) > forks + 2,
-			       DEADLINE));
-	EXPECT_EQ(0, load(&report->word[WORD_BAD_ERROR]))
-	{
-		TH_LOG("a full fork failed: %s",
-		       strerror(load(&report->word[WORD_BAD_ERROR])));
-	}
-	EXPECT_EQ(0, load(&report->failures))
-	{
-		TH_LOG("%s", report->failure);
-	}
-	store(&report->word[WORD_END], 1);
-	EXPECT_EQ(REPLICA_PASS << 8, xwaitpid(_metadata, pid, DEADLINE));
-	EXPECT_TRUE(reap_all(DEADLINE));
+	umount_cgroup(_metadata, &group);
 }
 
 /*
  * Each freeze meets another moment of a call.  A thread that takes part has
  * to count as frozen, as the group would never be so otherwise, and the call
- * goes on when it thaws.  40 rounds: each also freezes the replica, if there
- * is one, at another moment.
+ * goes on when it thaws.  40 rounds, in a mixed order: each also freezes the
+ * replica, if there is one, at another moment.
  */
 TEST_F_GUARDED(frozen, and_thawed_process_goes_on)
 {
-	int i;
+	struct rounds rounds = { .least = 8, .most = 40 };
 
-	for (i = 0; i < 40; i++) {
-		spin_us(100 * i);
+	while (next_round(&rounds)) {
+		spin_us(100 * (rounds.nr * 11 % rounds.most));
 		freeze_and_wait(_metadata, "", 1);
 		freeze_and_wait(_metadata, "", 0);
 	}
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, REPLICA_PASS);
 }
 
 TEST_F_GUARDED(frozen, process_does_nothing_until_it_is_thawed)
@@ -213,24 +117,23 @@ TEST_F_GUARDED(frozen, process_does_nothing_until_it_is_thawed)
 	__u32 forks;
 
 	freeze_and_wait(_metadata, "", 1);
-	forks = load(&report->word[WORD_FORKS]);
-	poll_pause();
-	EXPECT_EQ(forks, load(&report->word[WORD_FORKS]));
+	forks = load(&report->word[SUBJECT_FORKS]);
+	EXPECT_FALSE(wait_until(load(&report->word[SUBJECT_FORKS]) != forks, 1));
 	freeze_and_wait(_metadata, "", 0);
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, REPLICA_PASS);
 }
 
 TEST_F_GUARDED(frozen, and_thawed_at_once_goes_on)
 {
-	int i;
+	struct rounds rounds = { .least = 40, .most = 200 };
 
-	for (i = 0; i < 200; i++) {
+	while (next_round(&rounds)) {
 		set_freeze(_metadata, "", 1);
-		spin_us(10 * i);
+		spin_us(10 * rounds.nr);
 		set_freeze(_metadata, "", 0);
 	}
 	ASSERT_TRUE(wait_until(is_frozen("") == 0, DEADLINE));
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, REPLICA_PASS);
 }
 
 /*
@@ -239,22 +142,23 @@ TEST_F_GUARDED(frozen, and_thawed_at_once_goes_on)
  */
 TEST_F_GUARDED(frozen, count_is_right_after_stops)
 {
-	int status, i;
+	struct rounds rounds = { .least = 6, .most = 30 };
+	int status;
 
-	for (i = 0; i < 30; i++) {
+	while (next_round(&rounds)) {
 		ASSERT_EQ(0, kill(self->subject, SIGSTOP));
 		status = xwait(_metadata, self->subject, WUNTRACED, DEADLINE);
 		ASSERT_TRUE(WIFSTOPPED(status));
-		if (i % 3 == 0)
+		if (rounds.nr % 3 == 0)
 			freeze_and_wait(_metadata, "", 1);
 		ASSERT_EQ(0, kill(self->subject, SIGCONT));
-		if (i % 3 == 0)
+		if (rounds.nr % 3 == 0)
 			freeze_and_wait(_metadata, "", 0);
-		spin_us(100 * i);
+		spin_us(100 * rounds.nr);
 	}
 	freeze_and_wait(_metadata, "", 1);
 	freeze_and_wait(_metadata, "", 0);
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, REPLICA_PASS);
 }
 
 TEST_F_GUARDED(frozen, process_can_be_killed)
@@ -278,24 +182,27 @@ FIXTURE(threaded)
 {
 };
 
+static const char * const subs[] = { "/0", "/1", "/2" };
+static char caller_group[1024];
+
 static void own_group(char *text, size_t size)
 {
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/cgroup", sys_gettid());
-	thread_check(read_file(path, text, size) > 0);
+	thread_check(read_file("/proc/thread-self/cgroup", text, size) > 0);
 }
 
 static void *live_in_group(void *arg)
 {
-	char before[512], after[512], sub[8];
+	char before[1024], after[1024];
+	const char *sub = subs[(long)arg];
 
-	snprintf(sub, sizeof(sub), "/%ld", (long)arg);
-	thread_check(!write_group_number(sub, "cgroup.threads", sys_gettid()));
+	thread_check(!write_cgroup_number(&group, sub, "cgroup.threads",
+					  sys_gettid()));
 	own_group(before, sizeof(before));
 	thread_check(strstr(before, sub));
 	arrive((long)arg);
 	pass_own_gate();
+	if (in_replica())
+		add(&report->word[WORD_PASSED], 1);
 	own_group(after, sizeof(after));
 	thread_check(!strcmp(before, after));
 	return arg + 100;
@@ -303,79 +210,131 @@ static void *live_in_group(void *arg)
 
 static int see_three(void *arg)
 {
+	char text[1024];
+
+	own_group(text, sizeof(text));
+	side_assert_eq(0, strcmp(caller_group, text));
 	open_own_gate();
 	return join_threads(3);
 }
 
 FIXTURE_SETUP(threaded)
 {
-	char path[192], sub[8];
 	int i;
 
 	setup_threads(_metadata);
-	create_group(_metadata);
+	mount_cgroup(_metadata, &group, "cgroup2", NULL);
 	for (i = 0; i < 3; i++) {
-		snprintf(sub, sizeof(sub), "/%d", i);
-		snprintf(path, sizeof(path), "%s%s", group, sub);
-		ASSERT_EQ(0, mkdir(path, 0755));
-		ASSERT_EQ(0, write_group(sub, "cgroup.type", "threaded"));
+		create_cgroup(_metadata, &group, subs[i]);
+		ASSERT_EQ(0, write_cgroup(&group, subs[i], "cgroup.type",
+					  "threaded"));
 	}
-	ASSERT_EQ(0, write_group_number("", "cgroup.procs", getpid()));
+	ASSERT_EQ(0, write_cgroup(&group, "", "cgroup.procs", "0"));
+	own_group(caller_group, sizeof(caller_group));
 	start_sleepers(_metadata, 3, live_in_group);
 	ASSERT_EQ(0, load(&failed_line));
 }
 
 FIXTURE_TEARDOWN(threaded)
 {
-	char root[160];
+	int i;
 
 	/* Out of it, so that it can be removed. */
-	snprintf(root, sizeof(root), "%s/../cgroup.procs", group);
-	write_file(root, "0");
-	remove_group();
+	EXPECT_EQ(0, leave_cgroup(&group));
+	for (i = 0; i < 3; i++) {
+		write_cgroup(&group, subs[i], "cgroup.freeze", "0");
+		remove_cgroup(_metadata, &group, subs[i]);
+	}
+	umount_cgroup(_metadata, &group);
 }
 
 TEST_F_GUARDED(threaded, cgroups_are_those_of_the_originals)
 {
-	struct step step = { .fn = see_three };
-
-	fork_in_thread(&step);
-	ASSERT_LT(0, step.pid);
-	expect_pass(_metadata, step.pid);
-	EXPECT_EQ(REPLICA_PASS, see_three(NULL));
+	run_in_both(_metadata, false, see_three);
 }
 
-/*
- * One thread is frozen, the caller is not: the call either copies it as it
- * is, or says EBUSY when the bound is over.  Nothing is left of that.
- */
-TEST_F_GUARDED(threaded, frozen_sibling_is_ebusy_or_copied)
+/* One thread is frozen, the caller is not. */
+TEST_F_GUARDED(threaded, frozen_sibling_is_copied_and_frozen)
 {
-	struct census before;
-	int status;
 	long pid;
 
-	set_bound(1);
 	freeze_and_wait(_metadata, "/1", 1);
-	before = take_census();
 	pid = replica_main(full_fork(0), see_three, NULL);
-	if (pid < 0) {
-		EXPECT_EQ(-EBUSY, pid);
-		expect_census(before);
+	ASSERT_LT(0, pid)
+	{
+		TH_LOG("full fork: %s", strerror(-pid));
 	}
+	/* Two threads of the replica pass the gate and end; the third stays. */
+	EXPECT_TRUE(wait_until(count_threads(pid) == 2, DEADLINE))
+	{
+		dump_process(pid);
+	}
+	EXPECT_FALSE(wait_until(count_threads(pid) != 2, 1));
+	EXPECT_EQ(2, load(&report->word[WORD_PASSED]));
+	EXPECT_EQ(1, is_frozen("/1"));
 	freeze_and_wait(_metadata, "/1", 0);
-	if (pid > 0) {
-		status = xwaitpid(_metadata, pid, DEADLINE);
-		EXPECT_EQ(REPLICA_PASS << 8, status);
-	}
+	expect_pass(_metadata, pid);
+	EXPECT_EQ(3, load(&report->word[WORD_PASSED]));
 	/* The counts are right and the next call works. */
 	freeze_and_wait(_metadata, "/1", 1);
 	freeze_and_wait(_metadata, "/1", 0);
-	pid = replica_main(full_fork(0), see_three, NULL);
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	run_in_both(_metadata, false, see_three);
+}
+
+/*
+ * A thread in a cgroup of the first version, whose freezer is the one that
+ * suspend has: a frozen thread cannot be woken.
+ */
+FIXTURE(legacy)
+{
+};
+
+static bool is_state(const char *state)
+{
+	char text[32];
+
+	return read_cgroup(&group, "", "freezer.state", text,
+			   sizeof(text)) > 0 && !strcmp(text, state);
+}
+
+static void set_state(struct __test_metadata *_metadata, const char *state)
+{
+	ASSERT_EQ(0, write_cgroup(&group, "", "freezer.state", state));
+	ASSERT_TRUE(wait_until(is_state(state), DEADLINE))
+	{
+		dump_process(getpid());
+	}
+}
+
+FIXTURE_SETUP(legacy)
+{
+	setup_threads(_metadata);
+	mount_cgroup(_metadata, &group, "cgroup", "freezer");
+	start_sleepers(_metadata, 2, pass_gate);
+	ASSERT_EQ(0, write_cgroup_number(&group, "", "tasks", tids[1]));
+}
+
+FIXTURE_TEARDOWN(legacy)
+{
 	set_bound(5);
-	EXPECT_EQ(REPLICA_PASS, see_three(NULL));
+	write_cgroup(&group, "", "freezer.state", "THAWED");
+	umount_cgroup(_metadata, &group);
+}
+
+TEST_F_GUARDED(legacy, frozen_sibling_is_ebusy)
+{
+	struct census before;
+
+	set_bound(1);
+	set_state(_metadata, "FROZEN");
+	before = take_census();
+	EXPECT_EQ(-EBUSY, replica_main(full_fork(0), see_threads, NULL));
+	expect_census(before);
+	EXPECT_TRUE(is_state("FROZEN"));
+	/* And everything goes on. */
+	set_bound(5);
+	set_state(_metadata, "THAWED");
+	run_in_both(_metadata, false, see_threads);
 }
 
 TEST_HARNESS_MAIN

@@ -11,6 +11,8 @@
 #define _FULLFORK_BLOCKED_H
 
 #include "fullfork_threads.h"
+#include <mqueue.h>
+#include <sys/epoll.h>
 
 struct blocking_call {
 	/* Makes the objects, in the original, before there are threads. */
@@ -46,6 +48,70 @@ enum {
 	WORD_FUTEX,
 	WORD_FORKED_AT,
 };
+
+/*
+ * What some calls need
+ */
+
+/* What an epoll instance tells of the file that it watches. */
+#define EPOLL_TOKEN 0x1234
+
+static inline int create_epoll(struct __test_metadata *_metadata, int fd)
+{
+	struct epoll_event event = {
+		.events = EPOLLIN,
+		.data.u32 = EPOLL_TOKEN,
+	};
+	int epfd = epoll_create1(0);
+
+	ASSERT_LE(0, epfd);
+	ASSERT_EQ(0, epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event));
+	return epfd;
+}
+
+/* A message queue with room for @maxmsg messages, that has no name any more. */
+static inline mqd_t create_queue(struct __test_metadata *_metadata, long maxmsg)
+{
+	struct mq_attr attr = { .mq_maxmsg = maxmsg, .mq_msgsize = 8 };
+	char name[32];
+	mqd_t queue;
+
+	snprintf(name, sizeof(name), "/fullfork.%d", sys_getpid());
+	queue = mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &attr);
+	ASSERT_LE(0, queue);
+	ASSERT_EQ(0, mq_unlink(name));
+	return queue;
+}
+
+/* Run by another process: holds a lock until it is told to give it back. */
+static inline void hold_lock(int error)
+{
+	set_word(&report->word[WORD_LOCKED], error ? 2 : 1);
+	await_word(&report->word[WORD_RELEASE], 1);
+}
+
+/* Starts that process: @hold takes the lock and calls hold_lock(). */
+static inline void start_lock_holder(struct __test_metadata *_metadata,
+				     void (*hold)(void))
+{
+	start_process(_metadata, hold);
+	ASSERT_TRUE(wait_word(&report->word[WORD_LOCKED], 0));
+	ASSERT_EQ(1, load(&report->word[WORD_LOCKED]));
+}
+
+static inline void release(void)
+{
+	set_word(&report->word[WORD_RELEASE], 1);
+}
+
+static inline void signal_process(void)
+{
+	kill(sys_getpid(), SIGUSR1);
+}
+
+/*
+ * The thread that is blocked
+ */
 
 static inline void block(void)
 {

@@ -15,18 +15,21 @@
 
 #define NS_LINK_SIZE 64
 
-/* Starts the init of a new PID namespace, which does nothing: its PID. */
-static inline pid_t start_init(struct __test_metadata *_metadata)
+/*
+ * Starts the init, which does nothing, of a PID namespace that CLONE_NEWPID in
+ * @flags makes, or that the caller has unshared: its PID.
+ */
+static inline pid_t start_init(struct __test_metadata *_metadata, __u64 flags)
 {
 	struct fullfork_args args = {
-		.flags = CLONE_NEWPID,
+		.flags = flags,
 		.exit_signal = SIGCHLD,
 	};
 	long pid = sys_clone3(&args, sizeof(args));
 
 	ASSERT_LE(0, pid)
 	{
-		TH_LOG("CLONE_NEWPID: %s", strerror(-pid));
+		TH_LOG("init of a namespace: %s", strerror(-pid));
 	}
 	if (!pid) {
 		signal(SIGCHLD, SIG_IGN);
@@ -59,6 +62,45 @@ static inline void enter_pid_ns(struct __test_metadata *_metadata, pid_t pid)
 static inline void leave_pid_ns(struct __test_metadata *_metadata)
 {
 	enter_pid_ns(_metadata, getpid());
+}
+
+/* The other PID namespace, where replicas keep their TIDs. */
+struct other_ns {
+	__u64 flags;		/* of a full fork into it */
+	pid_t init;		/* 0 if that call is to make it */
+};
+
+static inline void enter_other_ns(struct __test_metadata *_metadata,
+				  const struct other_ns *ns)
+{
+	if (ns->init)
+		enter_pid_ns(_metadata, ns->init);
+}
+
+/* A thread can only be made where the caller's children are its own. */
+static inline void leave_other_ns(struct __test_metadata *_metadata,
+				  const struct other_ns *ns)
+{
+	if (ns->init)
+		leave_pid_ns(_metadata);
+}
+
+static inline void start_other_ns(struct __test_metadata *_metadata,
+				  struct other_ns *ns, bool entered)
+{
+	ns->flags = CLONE_KEEP_TIDS;
+	if (entered)
+		ns->init = start_init(_metadata, CLONE_NEWPID);
+	else
+		ns->flags |= CLONE_NEWPID;
+	enter_other_ns(_metadata, ns);
+}
+
+static inline void end_other_ns(struct __test_metadata *_metadata,
+				const struct other_ns *ns)
+{
+	if (ns->init)
+		end_init(_metadata, ns->init);
 }
 
 /* What names the PID namespace of @pid; "self" is a process as well. */
@@ -101,16 +143,14 @@ static inline pid_t inner_tid(pid_t pid, pid_t tid)
 static inline int count_in_pid_ns(const char *ns, pid_t *init)
 {
 	char link[NS_LINK_SIZE];
-	struct dirent *entry;
 	DIR *dir = opendir("/proc");
 	int count = 0;
+	pid_t pid;
 
 	if (!dir)
 		return -1;
-	while ((entry = readdir(dir))) {
-		pid_t pid = atoi(entry->d_name);
-
-		if (pid <= 0 || !pid_ns_of(pid, link) || strcmp(link, ns))
+	while ((pid = next_id(dir))) {
+		if (!pid_ns_of(pid, link) || strcmp(link, ns))
 			continue;
 		count++;
 		if (init && inner_tid(pid, pid) == 1)

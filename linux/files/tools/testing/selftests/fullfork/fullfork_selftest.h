@@ -104,8 +104,19 @@ struct fullfork_tid_map {
 	__u32 replica;
 };
 
+/* Is there with CONFIG_FULLFORK only. */
+#define TIMEOUT_SYSCTL "/proc/sys/kernel/fullfork_timeout_secs"
+
 /* How long anything may take before the test fails, in seconds. */
 #define DEADLINE 60
+
+/*
+ * How long a test may take.  The 30 seconds of the harness are too few for a
+ * kernel that checks everything, under emulation.
+ */
+#define TEST_DEADLINE 170
+#define TEST_F_LONG(fixture, name)					\
+	TEST_F_TIMEOUT(fixture, name, TEST_DEADLINE + 5)
 
 /* Exit codes of replicas.  None is 0, which a thread that ends may cause. */
 enum replica_code {
@@ -205,6 +216,36 @@ static inline bool wait_pidfd(int pidfd, int seconds)
 		ret = poll(&pfd, 1, seconds * 1000);
 	} while (ret < 0 && errno == EINTR);
 	return ret == 1 && pfd.revents & POLLIN;
+}
+
+/*
+ * Rounds of a test that makes many calls, but is not about how many: @most
+ * show what it is after, @least still mean something.  A slow machine stops
+ * in between when ROUNDS_SECONDS are over.
+ */
+#define ROUNDS_SECONDS 30
+
+struct rounds {
+	unsigned int least;
+	unsigned int most;
+	unsigned int nr;		/* that have begun */
+	long long end;
+};
+
+/* Begins the next round; false if that was enough of them. */
+static inline bool next_round(struct rounds *r)
+{
+	if (!r->nr)
+		r->end = now_ms() + ROUNDS_SECONDS * 1000;
+	if (r->nr >= r->most)
+		return false;
+	if (r->nr >= r->least && now_ms() >= r->end) {
+		fprintf(stderr, "# %u of %u rounds within %d s\n", r->nr,
+			r->most, ROUNDS_SECONDS);
+		return false;
+	}
+	r->nr++;
+	return true;
 }
 
 /*
@@ -309,6 +350,40 @@ static inline bool wait_blocked(pid_t tid, long nr)
 	return wait_until(is_blocked(getpid(), tid, nr), DEADLINE);
 }
 
+/* The next entry of a folder that is a PID or TID; 0 behind the last. */
+static inline pid_t next_id(DIR *dir)
+{
+	struct dirent *entry;
+
+	while ((entry = readdir(dir)))
+		if (atoi(entry->d_name) > 0)
+			return atoi(entry->d_name);
+	return 0;
+}
+
+static inline DIR *open_tasks(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	return opendir(path);
+}
+
+/* The threads of a process that @match is true of, -1 if it is gone. */
+static inline int count_tasks(pid_t pid, bool (*match)(pid_t pid, pid_t tid))
+{
+	DIR *dir = open_tasks(pid);
+	int count = 0;
+	pid_t tid;
+
+	if (!dir)
+		return -1;
+	while ((tid = next_id(dir)))
+		count += match(pid, tid);
+	closedir(dir);
+	return count;
+}
+
 static inline int count_entries(const char *path)
 {
 	struct dirent *entry;
@@ -340,18 +415,17 @@ static inline int count_fds(void)
 /* Children of all threads of the caller, zombies included. */
 static inline int count_children(void)
 {
-	char path[300], buf[4096], *word, *save;
-	struct dirent *entry;
+	char path[64], buf[4096], *word, *save;
 	DIR *dir = opendir("/proc/self/task");
 	int count = 0;
+	pid_t tid;
 
 	if (!dir)
 		return -1;
-	while ((entry = readdir(dir))) {
-		snprintf(path, sizeof(path), "/proc/self/task/%s/children",
-			 entry->d_name);
-		if (entry->d_name[0] == '.' ||
-		    read_file(path, buf, sizeof(buf)) < 0)
+	while ((tid = next_id(dir))) {
+		snprintf(path, sizeof(path), "/proc/self/task/%d/children",
+			 tid);
+		if (read_file(path, buf, sizeof(buf)) < 0)
 			continue;
 		for (word = strtok_r(buf, " ", &save); word;
 		     word = strtok_r(NULL, " ", &save))
@@ -390,25 +464,21 @@ do {									\
 static inline void dump_process(pid_t pid)
 {
 	static const char * const files[] = { "comm", "wchan", "syscall" };
-	char path[400], buf[256];
-	struct dirent *entry;
+	DIR *dir = open_tasks(pid);
+	char path[64], buf[256];
 	unsigned int i;
-	DIR *dir;
+	pid_t tid;
 
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
 	if (!dir) {
 		fprintf(stderr, "# process %d is gone\n", pid);
 		return;
 	}
-	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] == '.')
-			continue;
-		fprintf(stderr, "# process %d thread %s state %c", pid,
-			entry->d_name, task_state(pid, atoi(entry->d_name)));
+	while ((tid = next_id(dir))) {
+		fprintf(stderr, "# process %d thread %d state %c", pid, tid,
+			task_state(pid, tid));
 		for (i = 0; i < ARRAY_SIZE(files); i++) {
-			snprintf(path, sizeof(path), "/proc/%d/task/%s/%s",
-				 pid, entry->d_name, files[i]);
+			snprintf(path, sizeof(path), "/proc/%d/task/%d/%s",
+				 pid, tid, files[i]);
 			if (read_file(path, buf, sizeof(buf)) >= 0)
 				fprintf(stderr, " %s %s", files[i], buf);
 		}
@@ -436,6 +506,8 @@ struct report {
 	__u32 recorded;			/* slots that are recorded: a futex */
 	__u32 failures;
 	char failure[240];		/* the first of them */
+	__u32 is_there;			/* the PID of a replica that waits */
+	__u32 may_go_on;		/* what the original tells it */
 	__u32 word[REPORT_WORDS];	/* free for the tests */
 	struct report_slot slot[REPORT_SLOTS];
 };
@@ -587,6 +659,48 @@ static inline void expect_pass(struct __test_metadata *_metadata, pid_t pid)
 	}
 }
 
+/* A full fork whose replica runs @fn and finds everything in order: its PID. */
+static inline long fork_and_pass(struct __test_metadata *_metadata, __u64 flags,
+				 int (*fn)(void *arg), void *arg)
+{
+	long pid = replica_main(full_fork(flags), fn, arg);
+
+	ASSERT_LT(0, pid)
+	{
+		TH_LOG("full fork: %s", strerror(-pid));
+	}
+	expect_pass(_metadata, pid);
+	return pid;
+}
+
+/* Blocks a signal for the caller and the threads that it makes: its set. */
+static inline sigset_t block_signal(struct __test_metadata *_metadata, int sig)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, sig);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
+	return set;
+}
+
+/*
+ * After a call that failed there is no child, and never was one that told of
+ * itself.  @sigchld is blocked.
+ */
+static inline void expect_nothing_left(struct __test_metadata *_metadata,
+				       struct census before,
+				       const sigset_t *sigchld)
+{
+	struct timespec now = {};
+
+	EXPECT_EQ(-1, waitpid(-1, NULL, __WALL | WNOHANG));
+	EXPECT_EQ(ECHILD, errno);
+	EXPECT_EQ(-1, sigtimedwait(sigchld, NULL, &now));
+	EXPECT_EQ(0, report->recorded);
+	expect_census(before);
+}
+
 /*
  * Worker threads.  They wait at a gate in private memory: what opens it in
  * the original is not seen in the replica, and the other way round.
@@ -710,19 +824,43 @@ static inline void join_workers(struct __test_metadata *_metadata,
 	ws->worker = NULL;
 }
 
+/* The body of a worker that only says that it is there, and who it was. */
+static inline void record_worker(struct worker *w, enum side side)
+{
+	/* From before the copy: the TID of the original. */
+	if (side == SIDE_REPLICA)
+		record(w->index, w->tid);
+}
+
 /*
  * In the replica: lets the workers go on, each of which must record itself,
  * and tells whether all did.
  */
-static inline int run_replica_workers(struct workers *ws)
+static inline int run_replica_workers(void *arg)
 {
+	struct workers *ws = arg;
+
 	open_gate(ws, SIDE_REPLICA);
 	return wait_recorded(ws->count) ? REPLICA_PASS : REPLICA_TIMEOUT;
 }
 
+/* The same when the original says so. */
+static inline int wait_then_run_workers(void *ws)
+{
+	store(&report->is_there, syscall(__NR_getpid));
+	if (!wait_until(load(&report->may_go_on), DEADLINE))
+		return REPLICA_TIMEOUT;
+	return run_replica_workers(ws);
+}
+
+/*
+ * What may be missing
+ */
+
 /*
  * To be called first in each FIXTURE_SETUP: makes the report, and skips the
- * test where the kernel has no full fork, or fails it where one was expected.
+ * test where the kernel was built without full fork, or fails it where one was
+ * expected.
  */
 static inline void require_fullfork(struct __test_metadata *_metadata)
 {
@@ -732,13 +870,22 @@ static inline void require_fullfork(struct __test_metadata *_metadata)
 	pid = full_fork(0);
 	if (!pid)
 		replica_exit(REPLICA_PASS);
-	if (pid == -EINVAL && !getenv("KSFT_FULLFORK_EXPECT"))
+	if (pid == -EINVAL && access(TIMEOUT_SYSCTL, F_OK) &&
+	    !getenv("KSFT_FULLFORK_EXPECT"))
 		SKIP(_exit(0), "the kernel has no CLONE_ALL_THREADS");
 	ASSERT_LT(0, pid)
 	{
 		TH_LOG("CLONE_ALL_THREADS: %s", strerror(-pid));
 	}
 	expect_pass(_metadata, pid);
+}
+
+/* Skips a test that does what only root may do. */
+static inline void require_root(struct __test_metadata *_metadata,
+				const char *what)
+{
+	if (geteuid())
+		SKIP(_exit(0), "%s: needs root", what);
 }
 
 #endif /* _FULLFORK_SELFTEST_H */

@@ -86,9 +86,9 @@ static inline void *fork_in_thread(void *arg)
 	return NULL;
 }
 
-/* Runs @fn in the replica, and when that is gone in the original. */
-static inline void run_in_both(struct __test_metadata *_metadata,
-			       bool by_sibling, int (*fn)(void *arg))
+/* Runs @fn in the replica, whose caller is the leader or another thread. */
+static inline void run_in_replica(struct __test_metadata *_metadata,
+				  bool by_sibling, int (*fn)(void *arg))
 {
 	struct step step = { .fn = fn };
 	pthread_t thread;
@@ -96,6 +96,9 @@ static inline void run_in_both(struct __test_metadata *_metadata,
 	if (by_sibling) {
 		start_thread(&thread, fork_in_thread, &step);
 		join_thread(thread);
+		/* The caller's replica has ended alone: so does the leader's. */
+		while (in_replica())
+			syscall(__NR_exit, REPLICA_PASS);
 	} else {
 		fork_in_thread(&step);
 	}
@@ -104,6 +107,13 @@ static inline void run_in_both(struct __test_metadata *_metadata,
 		TH_LOG("full fork: %s", strerror(-step.pid));
 	}
 	expect_pass(_metadata, step.pid);
+}
+
+/* Runs @fn in the replica, and when that is gone in the original. */
+static inline void run_in_both(struct __test_metadata *_metadata,
+			       bool by_sibling, int (*fn)(void *arg))
+{
+	run_in_replica(_metadata, by_sibling, fn);
 	EXPECT_EQ(REPLICA_PASS, fn(NULL));
 }
 
@@ -135,6 +145,13 @@ static inline int join_later(void *arg)
 {
 	open_own_gate();
 	return join_threads(THREADS);
+}
+
+/* In the original, where the replica did something else with its threads. */
+static inline void end_threads(struct __test_metadata *_metadata, int count)
+{
+	open_own_gate();
+	EXPECT_EQ(REPLICA_PASS, join_threads(count));
 }
 
 #endif /* _FULLFORK_SYNC_H */

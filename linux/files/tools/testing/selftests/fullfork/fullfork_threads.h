@@ -8,12 +8,8 @@
 #include "fullfork_selftest.h"
 #include <sys/prctl.h>
 
-#define TIMEOUT_SYSCTL "/proc/sys/kernel/fullfork_timeout_secs"
-
-/* How long a test may take before it is dumped and killed, in seconds. */
-#define TEST_DEADLINE 170
-#define TEST_F_GUARDED(fixture, name)					\
-	TEST_F_TIMEOUT(fixture, name, TEST_DEADLINE + 5)
+/* A test that start_guard() dumps and kills when its time is over. */
+#define TEST_F_GUARDED TEST_F_LONG
 
 /* In private memory, so a replica compares with what its original was. */
 static pid_t original_pid __maybe_unused;
@@ -33,21 +29,34 @@ static inline unsigned int own_side(void)
 	return in_replica() ? SIDE_REPLICA : SIDE_ORIGINAL;
 }
 
-/* Says where every process of a process group is, then kills all of them. */
+/* Says where every process of a process group is, but for the caller's. */
 static inline void dump_group(pid_t group)
 {
-	struct dirent *entry;
 	DIR *dir = opendir("/proc");
+	pid_t pid;
 
 	if (!dir)
 		return;
-	while ((entry = readdir(dir))) {
-		pid_t pid = atoi(entry->d_name);
-
-		if (pid > 0 && pid != getpid() && getpgid(pid) == group)
+	while ((pid = next_id(dir)))
+		if (pid != getpid() && getpgid(pid) == group)
 			dump_process(pid);
-	}
 	closedir(dir);
+}
+
+/* A process beside the test, or its subject, which ends with it. */
+static inline pid_t start_process(struct __test_metadata *_metadata,
+				  void (*fn)(void))
+{
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		original_pid = sys_getpid();
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		fn();
+		_exit(0);
+	}
+	return pid;
 }
 
 static pid_t guard_pid __maybe_unused;
@@ -58,11 +67,11 @@ static pid_t guard_pid __maybe_unused;
  */
 static inline void start_guard(struct __test_metadata *_metadata)
 {
+	pid_t test = getpid();
+
 	guard_pid = fork();
 	ASSERT_LE(0, guard_pid);
 	if (!guard_pid) {
-		pid_t test = getppid();
-
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		prctl(PR_SET_NAME, "guard");
 		wait_until(getppid() != test, TEST_DEADLINE);
@@ -92,17 +101,14 @@ static inline bool is_sleeping(pid_t pid, pid_t tid)
 /* The TID of the only thread of the caller's process beside the caller. */
 static inline pid_t other_thread(void)
 {
-	struct dirent *entry;
-	pid_t tid, found = 0;
 	DIR *dir = opendir("/proc/self/task");
+	pid_t tid, found = 0;
 
 	if (!dir)
 		return 0;
-	while ((entry = readdir(dir))) {
-		tid = atoi(entry->d_name);
-		if (tid > 0 && tid != sys_gettid())
+	while ((tid = next_id(dir)))
+		if (tid != sys_gettid())
 			found = tid;
-	}
 	closedir(dir);
 	return found;
 }
@@ -124,6 +130,41 @@ static inline bool reap_all(int seconds)
 	if (!gone)
 		dump_group(getpgrp());
 	return gone && !kill(guard_pid, 0);
+}
+
+/*
+ * A process that makes full forks all the time: what it tells, and is told, in
+ * the last words of the report.
+ */
+enum {
+	SUBJECT_FORKS = REPORT_WORDS - 3,
+	SUBJECT_ERROR,			/* of a call that should not fail */
+	SUBJECT_END,
+};
+
+/* It still makes progress, and ends with @code and no trace when it is told. */
+static inline void end_subject(struct __test_metadata *_metadata, pid_t pid,
+			       int code)
+{
+	__u32 forks = load(&report->word[SUBJECT_FORKS]);
+
+	ASSERT_TRUE(wait_until(load(&report->word[SUBJECT_FORKS]) > forks + 2,
+			       DEADLINE))
+	{
+		dump_process(pid);
+	}
+	EXPECT_EQ(0, load(&report->word[SUBJECT_ERROR]))
+	{
+		TH_LOG("a full fork failed: %s",
+		       strerror(load(&report->word[SUBJECT_ERROR])));
+	}
+	EXPECT_EQ(0, load(&report->failures))
+	{
+		TH_LOG("%s", report->failure);
+	}
+	store(&report->word[SUBJECT_END], 1);
+	EXPECT_EQ(code << 8, xwaitpid(_metadata, pid, DEADLINE));
+	EXPECT_TRUE(reap_all(DEADLINE));
 }
 
 /* A busy wait, where a sleep would be longer than what it is to meet. */
@@ -177,6 +218,36 @@ static inline long set_bound(long seconds)
 /* Runs a test's thread function and fails the test if it cannot be started. */
 #define start_thread(thread, fn, arg)					\
 	ASSERT_EQ(0, pthread_create(thread, NULL, fn, arg))
+
+#define CLONE_STACK_SIZE 16384
+
+static inline int end_thread(void *arg)
+{
+	return 0;
+}
+
+/*
+ * Makes and joins a thread by clone() itself: the C library's pthread_create()
+ * takes a recursive lock of its own, which has no owner in the replica if it
+ * was held at that instant.  @stack and @word are the caller's alone.
+ */
+static inline bool clone_and_join(char *stack, __u32 *word)
+{
+	const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+			  CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID |
+			  CLONE_CHILD_CLEARTID;
+	__u32 seen;
+
+	store(word, 1);
+	/* clone() aligns the stack. */
+	if (clone(end_thread, stack + CLONE_STACK_SIZE, flags, NULL, word, NULL,
+		  word) < 0)
+		return false;
+	/* As the library joins; the kernel wakes shared waiters. */
+	while ((seen = load(word)))
+		futex_wait(word, seen, 0, -1);
+	return true;
+}
 
 /* ASSERTs of functions that original and replica both run. */
 #define side_assert(cond)						\

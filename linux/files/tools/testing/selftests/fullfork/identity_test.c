@@ -298,59 +298,46 @@ FIXTURE_VARIANT(thread)
 };
 
 FIXTURE_VARIANT_ADD(thread, with_name) {
-	{ set_name, check_name },
+	.attribute = { .set = set_name, .check = check_name },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_nice_value) {
-	{ set_nice, check_nice },
+	.attribute = { .set = set_nice, .check = check_nice },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_policy) {
-	{ set_policy, check_policy },
+	.attribute = { .set = set_policy, .check = check_policy },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_realtime_policy) {
-	{ set_realtime, check_realtime, true },
+	.attribute = { .set = set_realtime, .check = check_realtime, .needs_root = true },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_reset_on_fork) {
-	{ set_reset_on_fork, check_reset_on_fork, true },
+	.attribute = { .set = set_reset_on_fork, .check = check_reset_on_fork, .needs_root = true },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_affinity) {
-	{ set_affinity, check_affinity },
+	.attribute = { .set = set_affinity, .check = check_affinity },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_timer_slack) {
-	{ set_timer_slack, check_timer_slack },
+	.attribute = { .set = set_timer_slack, .check = check_timer_slack },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_io_priority) {
-	{ set_ioprio, check_ioprio },
+	.attribute = { .set = set_ioprio, .check = check_ioprio },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_user_and_group_ids) {
-	{ set_ids, check_ids, true },
+	.attribute = { .set = set_ids, .check = check_ids, .needs_root = true },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_capabilities) {
-	{ set_caps, check_caps, true },
+	.attribute = { .set = set_caps, .check = check_caps, .needs_root = true },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_securebits) {
-	{ set_securebits, check_securebits, true },
+	.attribute = { .set = set_securebits, .check = check_securebits, .needs_root = true },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_no_new_privs) {
-	{ set_no_new_privs, check_no_new_privs },
+	.attribute = { .set = set_no_new_privs, .check = check_no_new_privs },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_seccomp_filter) {
-	{ set_filter, check_filter },
+	.attribute = { .set = set_filter, .check = check_filter },
 };
-
 FIXTURE_VARIANT_ADD(thread, with_rseq_registration) {
-	{ set_rseq, check_rseq },
+	.attribute = { .set = set_rseq, .check = check_rseq },
 };
 
 FIXTURE_SETUP(thread)
@@ -359,8 +346,8 @@ FIXTURE_SETUP(thread)
 
 	setup_threads(_metadata);
 	attribute = &variant->attribute;
-	if (attribute->needs_root && geteuid())
-		SKIP(_exit(0), "needs root");
+	if (attribute->needs_root)
+		require_root(_metadata, "setting that");
 	/* CPUs are taken to be numbered without gaps. */
 	ASSERT_EQ(0, sched_getaffinity(0, sizeof(set), &set));
 	for (cpus = 1; CPU_ISSET(cpus, &set); cpus++)

@@ -69,8 +69,7 @@ static void unlock_all(struct worker *w, enum side side)
 FIXTURE(namespace)
 {
 	struct workers ws;
-	__u64 flags;
-	pid_t init;
+	struct other_ns ns;
 };
 
 FIXTURE_VARIANT(namespace)
@@ -86,39 +85,19 @@ FIXTURE_SETUP(namespace)
 	unsigned int i;
 
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 	for (i = 0; i < KINDS; i++) {
 		init_mutex(_metadata, &held_by_caller[i], i);
 		init_mutex(_metadata, &held_by_worker[i], i);
 	}
 	start_workers(_metadata, &self->ws, 3, lock_all, unlock_all);
-	self->flags = CLONE_KEEP_TIDS;
-	if (variant->entered) {
-		self->init = start_init(_metadata);
-		enter_pid_ns(_metadata, self->init);
-	} else {
-		self->flags |= CLONE_NEWPID;
-	}
+	start_other_ns(_metadata, &self->ns, variant->entered);
 }
 
 FIXTURE_TEARDOWN(namespace)
 {
 	join_workers(_metadata, &self->ws);
-	if (self->init)
-		end_init(_metadata, self->init);
-}
-
-static void fork_and_pass(struct __test_metadata *_metadata, __u64 flags,
-			  int (*fn)(void *arg), struct workers *ws)
-{
-	long pid = replica_main(full_fork(flags), fn, ws);
-
-	ASSERT_LT(0, pid)
-	{
-		TH_LOG("%s", strerror(-pid));
-	}
-	expect_pass(_metadata, pid);
+	end_other_ns(_metadata, &self->ns);
 }
 
 static int unlock_held(void *ws)
@@ -137,13 +116,13 @@ static int unlock_held(void *ws)
 	return run_replica_workers(ws);
 }
 
-TEST_F(namespace, lets_the_caller_unlock_what_it_held)
+TEST_F_LONG(namespace, lets_the_caller_unlock_what_it_held)
 {
 	unsigned int i;
 
 	for (i = 0; i < KINDS; i++)
 		ASSERT_EQ(0, pthread_mutex_lock(&held_by_caller[i]));
-	fork_and_pass(_metadata, self->flags, unlock_held, &self->ws);
+	fork_and_pass(_metadata, self->ns.flags, unlock_held, &self->ws);
 	for (i = 0; i < KINDS; i++)
 		ASSERT_EQ(0, pthread_mutex_unlock(&held_by_caller[i]));
 }
@@ -162,9 +141,9 @@ static int take_from_worker(void *ws)
 	return ret;
 }
 
-TEST_F(namespace, lets_others_unlock_what_they_held)
+TEST_F_LONG(namespace, lets_others_unlock_what_they_held)
 {
-	fork_and_pass(_metadata, self->flags, take_from_worker, &self->ws);
+	fork_and_pass(_metadata, self->ns.flags, take_from_worker, &self->ws);
 }
 
 static int see_owner_die(void *arg)
@@ -195,18 +174,15 @@ static void *own_robust(void *arg)
 	return NULL;
 }
 
-TEST_F(namespace, tells_of_an_owner_that_dies)
+TEST_F_LONG(namespace, tells_of_an_owner_that_dies)
 {
 	pthread_t owner;
 
-	/* A thread can only be made where the caller's children are its own. */
-	if (variant->entered)
-		leave_pid_ns(_metadata);
+	leave_other_ns(_metadata, &self->ns);
 	ASSERT_EQ(0, pthread_create(&owner, NULL, own_robust, &self->ws));
 	ASSERT_TRUE(wait_until(load(&owner_may_end), DEADLINE));
-	if (variant->entered)
-		enter_pid_ns(_metadata, self->init);
-	fork_and_pass(_metadata, self->flags, see_owner_die, &self->ws);
+	enter_other_ns(_metadata, &self->ns);
+	fork_and_pass(_metadata, self->ns.flags, see_owner_die, &self->ws);
 	open_gate(&self->ws, SIDE_ORIGINAL);
 	ASSERT_EQ(0, pthread_join(owner, NULL));
 }
@@ -240,20 +216,18 @@ static int hand_to_waiter(void *arg)
 	return wait_recorded(ws->count + 1) ? REPLICA_PASS : REPLICA_TIMEOUT;
 }
 
-TEST_F(namespace, hands_a_pi_mutex_to_its_waiter)
+TEST_F_LONG(namespace, hands_a_pi_mutex_to_its_waiter)
 {
 	pthread_t waiter;
 	void *result;
 
 	ASSERT_EQ(0, pthread_mutex_lock(&held_by_caller[PRIO_INHERIT]));
-	if (variant->entered)
-		leave_pid_ns(_metadata);
+	leave_other_ns(_metadata, &self->ns);
 	ASSERT_EQ(0, pthread_create(&waiter, NULL, wait_for_owner, &self->ws));
 	ASSERT_TRUE(wait_until(load(&waiter_tid), DEADLINE));
 	ASSERT_TRUE(wait_blocked(waiter_tid, __NR_futex));
-	if (variant->entered)
-		enter_pid_ns(_metadata, self->init);
-	fork_and_pass(_metadata, self->flags, hand_to_waiter, &self->ws);
+	enter_other_ns(_metadata, &self->ns);
+	fork_and_pass(_metadata, self->ns.flags, hand_to_waiter, &self->ws);
 	EXPECT_EQ(waiter_tid, (__u32)report->slot[self->ws.count].tid);
 	ASSERT_EQ(0, pthread_mutex_unlock(&held_by_caller[PRIO_INHERIT]));
 	ASSERT_EQ(0, pthread_join(waiter, &result));
@@ -290,10 +264,10 @@ static int signal_threads(void *arg)
 	return run_replica_workers(ws);
 }
 
-TEST_F(namespace, lets_threads_be_named_by_handle)
+TEST_F_LONG(namespace, lets_threads_be_named_by_handle)
 {
 	ASSERT_NE(SIG_ERR, signal(SIGUSR1, record_handler));
-	fork_and_pass(_metadata, self->flags, signal_threads, &self->ws);
+	fork_and_pass(_metadata, self->ns.flags, signal_threads, &self->ws);
 	EXPECT_EQ(SCHED_OTHER, sched_getscheduler(self->ws.worker[1].tid));
 }
 
@@ -308,9 +282,9 @@ static int join_all(void *arg)
 	return ret;
 }
 
-TEST_F(namespace, lets_threads_be_joined)
+TEST_F_LONG(namespace, lets_threads_be_joined)
 {
-	fork_and_pass(_metadata, self->flags, join_all, &self->ws);
+	fork_and_pass(_metadata, self->ns.flags, join_all, &self->ws);
 }
 
 /*
@@ -320,7 +294,6 @@ TEST_F(namespace, lets_threads_be_joined)
  * threads of their own, which takes those locks.
  */
 #define CHURNERS 3
-#define FORKS 50
 
 static __u32 churn_ends;
 
@@ -352,19 +325,18 @@ static int create_threads(void *unused)
 	return REPLICA_PASS;
 }
 
-TEST_F_TIMEOUT(namespace, lets_threads_come_and_go, 180)
+TEST_F_LONG(namespace, lets_threads_come_and_go)
 {
+	struct rounds rounds = { .least = 10, .most = 50 };
 	pthread_t churner[CHURNERS];
 	unsigned int i;
 
-	if (variant->entered)
-		leave_pid_ns(_metadata);
+	leave_other_ns(_metadata, &self->ns);
 	for (i = 0; i < CHURNERS; i++)
 		ASSERT_EQ(0, pthread_create(&churner[i], NULL, churn, NULL));
-	if (variant->entered)
-		enter_pid_ns(_metadata, self->init);
-	for (i = 0; i < FORKS; i++)
-		fork_and_pass(_metadata, self->flags, create_threads, NULL);
+	enter_other_ns(_metadata, &self->ns);
+	while (next_round(&rounds))
+		fork_and_pass(_metadata, self->ns.flags, create_threads, NULL);
 	store(&churn_ends, 1);
 	for (i = 0; i < CHURNERS; i++)
 		ASSERT_EQ(0, pthread_join(churner[i], NULL));

@@ -7,28 +7,13 @@
 #include "fullfork_pidns.h"
 
 #include <sys/mount.h>
+#include <sys/resource.h>
 
 /* Words of the report */
 enum {
-	IS_THERE,
-	MAY_GO_ON,
 	NEW_PARENT,
 	KILLED,
 };
-
-static void record_worker(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, w->tid);
-}
-
-static int stay_until_told(void *ws)
-{
-	add(&report->word[IS_THERE], 1);
-	if (!wait_until(load(&report->word[MAY_GO_ON]), DEADLINE))
-		return REPLICA_TIMEOUT;
-	return run_replica_workers(ws);
-}
 
 /* A replica of a process of 3 threads that has no TID 1, and its namespace. */
 FIXTURE(reaper)
@@ -42,8 +27,7 @@ FIXTURE(reaper)
 FIXTURE_SETUP(reaper)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 	start_workers(_metadata, &self->ws, 2, NULL, record_worker);
 }
 
@@ -62,7 +46,7 @@ do {									\
 	{								\
 		TH_LOG("%s", strerror(-self->replica));			\
 	}								\
-	ASSERT_TRUE(wait_until(load(&report->word[IS_THERE]), DEADLINE)); \
+	ASSERT_TRUE(wait_until(load(&report->is_there), DEADLINE));	\
 	ASSERT_TRUE(pid_ns_of(self->replica, self->ns));		\
 	ASSERT_EQ(2, count_in_pid_ns(self->ns, &self->pid));		\
 	ASSERT_LT(0, self->pid);					\
@@ -72,16 +56,16 @@ do {									\
 static void end_replica(struct __test_metadata *_metadata, pid_t replica,
 			const char *ns)
 {
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, replica);
 	EXPECT_TRUE(wait_until(!count_in_pid_ns(ns, NULL), DEADLINE));
 }
 
-TEST_F(reaper, runs_no_user_code)
+TEST_F_LONG(reaper, runs_no_user_code)
 {
 	char path[64], buf[256];
 
-	start_replica(stay_until_told);
+	start_replica(wait_then_run_workers);
 	EXPECT_EQ(1, inner_tid(self->pid, self->pid));
 	EXPECT_EQ(1, count_threads(self->pid));
 	EXPECT_EQ(-1, status_number(self->pid, "VmSize"));
@@ -95,30 +79,30 @@ TEST_F(reaper, runs_no_user_code)
 	end_replica(_metadata, self->replica, self->ns);
 }
 
-TEST_F(reaper, is_no_child_of_the_caller)
+TEST_F_LONG(reaper, is_no_child_of_the_caller)
 {
-	start_replica(stay_until_told);
+	start_replica(wait_then_run_workers);
 	EXPECT_EQ(1, count_children());
 	end_replica(_metadata, self->replica, self->ns);
 	EXPECT_EQ(-1, waitpid(-1, NULL, __WALL));
 	EXPECT_EQ(ECHILD, errno);
 }
 
-TEST_F(reaper, holds_no_file)
+TEST_F_LONG(reaper, holds_no_file)
 {
 	char path[64];
 
-	start_replica(stay_until_told);
+	start_replica(wait_then_run_workers);
 	snprintf(path, sizeof(path), "/proc/%d/fd", self->pid);
 	EXPECT_EQ(0, count_entries(path));
 	end_replica(_metadata, self->replica, self->ns);
 }
 
-TEST_F(reaper, ends_with_the_last_process)
+TEST_F_LONG(reaper, ends_with_the_last_process)
 {
-	start_replica(stay_until_told);
+	start_replica(wait_then_run_workers);
 	EXPECT_EQ(2, count_in_pid_ns(self->ns, NULL));
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, self->replica);
 	EXPECT_TRUE(wait_until(kill(self->pid, 0) < 0 && errno == ESRCH,
 			       DEADLINE))
@@ -143,35 +127,33 @@ static int leave_orphan(void *ws)
 			replica_exit(REPLICA_PASS);
 		replica_assert(wait_until(getppid() == 1, DEADLINE));
 		store(&report->word[NEW_PARENT], getppid());
-		replica_assert(wait_until(load(&report->word[MAY_GO_ON]),
-					  DEADLINE));
+		replica_assert(wait_until(load(&report->may_go_on), DEADLINE));
 		replica_exit(REPLICA_PASS);
 	}
 	replica_assert_eq(pid, waitpid(pid, &status, 0));
 	replica_assert(WIFEXITED(status));
 	replica_assert_eq(REPLICA_PASS, WEXITSTATUS(status));
-	add(&report->word[IS_THERE], 1);
-	replica_assert(wait_until(load(&report->word[MAY_GO_ON]) == 2,
-				  2 * DEADLINE));
+	store(&report->is_there, 1);
+	replica_assert(wait_until(load(&report->may_go_on) == 2, 2 * DEADLINE));
 	return run_replica_workers(ws);
 }
 
-TEST_F(reaper, adopts_and_reaps_orphans)
+TEST_F_LONG(reaper, adopts_and_reaps_orphans)
 {
 	self->replica = replica_main(full_fork(CLONE_KEEP_TIDS | CLONE_NEWPID),
 				     leave_orphan, &self->ws);
 	ASSERT_LT(0, self->replica);
 	EXPECT_TRUE(wait_until(load(&report->word[NEW_PARENT]) &&
-			       load(&report->word[IS_THERE]), DEADLINE));
+			       load(&report->is_there), DEADLINE));
 	EXPECT_EQ(1, report->word[NEW_PARENT]);
 	ASSERT_TRUE(pid_ns_of(self->replica, self->ns));
 	EXPECT_EQ(3, count_in_pid_ns(self->ns, NULL));
 
 	/* The orphan ends and is gone, as zombies would be counted. */
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	EXPECT_TRUE(wait_until(count_in_pid_ns(self->ns, NULL) == 2,
 			       DEADLINE));
-	store(&report->word[MAY_GO_ON], 2);
+	store(&report->may_go_on, 2);
 	expect_pass(_metadata, self->replica);
 	EXPECT_TRUE(wait_until(!count_in_pid_ns(self->ns, NULL), DEADLINE));
 }
@@ -182,16 +164,16 @@ static int outlive_root(void *unused)
 
 	replica_assert(pid >= 0);
 	if (pid) {
-		add(&report->word[IS_THERE], 1);
+		store(&report->is_there, 1);
 		return REPLICA_PASS;
 	}
 	replica_assert(wait_until(getppid() == 1, DEADLINE));
 	store(&report->word[NEW_PARENT], 1);
-	replica_assert(wait_until(load(&report->word[MAY_GO_ON]), DEADLINE));
+	replica_assert(wait_until(load(&report->may_go_on), DEADLINE));
 	replica_exit(REPLICA_PASS);
 }
 
-TEST_F(reaper, stays_while_a_descendant_lives)
+TEST_F_LONG(reaper, stays_while_a_descendant_lives)
 {
 	char ns[NS_LINK_SIZE];
 	long pid;
@@ -205,7 +187,7 @@ TEST_F(reaper, stays_while_a_descendant_lives)
 	expect_pass(_metadata, pid);
 	EXPECT_TRUE(wait_until(load(&report->word[NEW_PARENT]), DEADLINE));
 	EXPECT_EQ(2, count_in_pid_ns(ns, NULL));
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	EXPECT_TRUE(wait_until(!count_in_pid_ns(ns, NULL), DEADLINE));
 }
 
@@ -219,10 +201,10 @@ static int kill_init(void *ws)
 	for (i = 0; i < ARRAY_SIZE(signals); i++)
 		replica_assert_eq(0, kill(1, signals[i]));
 	store(&report->word[KILLED], 1);
-	return stay_until_told(ws);
+	return wait_then_run_workers(ws);
 }
 
-TEST_F(reaper, cannot_be_killed_from_inside)
+TEST_F_LONG(reaper, cannot_be_killed_from_inside)
 {
 	start_replica(kill_init);
 	EXPECT_EQ(1, report->word[KILLED]);
@@ -231,11 +213,11 @@ TEST_F(reaper, cannot_be_killed_from_inside)
 	end_replica(_metadata, self->replica, self->ns);
 }
 
-TEST_F(reaper, ends_the_namespace_when_killed_from_outside)
+TEST_F_LONG(reaper, ends_the_namespace_when_killed_from_outside)
 {
 	int status;
 
-	start_replica(stay_until_told);
+	start_replica(wait_then_run_workers);
 	ASSERT_EQ(0, kill(self->pid, SIGKILL));
 	status = xwaitpid(_metadata, self->replica, DEADLINE);
 	EXPECT_TRUE(WIFSIGNALED(status));
@@ -244,11 +226,11 @@ TEST_F(reaper, ends_the_namespace_when_killed_from_outside)
 	EXPECT_EQ(0, report->recorded);
 }
 
-TEST_F(reaper, goes_with_a_replica_that_is_killed)
+TEST_F_LONG(reaper, goes_with_a_replica_that_is_killed)
 {
 	int status;
 
-	start_replica(stay_until_told);
+	start_replica(wait_then_run_workers);
 	ASSERT_EQ(0, kill(self->replica, SIGKILL));
 	status = xwaitpid(_metadata, self->replica, DEADLINE);
 	EXPECT_TRUE(WIFSIGNALED(status));
@@ -258,37 +240,45 @@ TEST_F(reaper, goes_with_a_replica_that_is_killed)
 /* Processes that are PID 1 somewhere below. */
 static int count_inits(void)
 {
-	struct dirent *entry;
 	DIR *dir = opendir("/proc");
 	int count = 0;
+	pid_t pid;
 
 	if (!dir)
 		return -1;
-	while ((entry = readdir(dir))) {
-		pid_t pid = atoi(entry->d_name);
-
+	while ((pid = next_id(dir)))
 		count += pid > 1 && inner_tid(pid, pid) == 1;
-	}
 	closedir(dir);
 	return count;
 }
 
-TEST_F(reaper, is_not_left_by_a_call_that_fails)
+TEST_F_LONG(reaper, is_not_left_by_a_call_that_fails)
 {
 	struct fullfork_args args = {
-		.flags = CLONE_ALL_THREADS | CLONE_KEEP_TIDS | CLONE_NEWPID,
+		.flags = CLONE_ALL_THREADS | CLONE_KEEP_TIDS | CLONE_NEWPID |
+			 CLONE_PIDFD,
 		.exit_signal = SIGCHLD,
-		.tid_map = 8,
-		.tid_map_size = 8,
 	};
-	int before = count_inits();
-	unsigned int i;
+	struct rounds rounds = { .least = 5, .most = 20 };
+	int before = count_inits(), pidfd = -1;
+	struct rlimit limit, none;
+	long ret;
 
-	for (i = 0; i < 20; i++)
-		EXPECT_EQ(-EFAULT, replica_main(sys_clone3(&args, sizeof(args)),
-						stay_until_told, &self->ws));
-	EXPECT_TRUE(wait_until(count_inits() == before, DEADLINE));
-	start_replica(stay_until_told);
+	/* The pidfd is what is made last: the reaper is there by then. */
+	args.pidfd = ptr_to_u64(&pidfd);
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	none = limit;
+	none.rlim_cur = 0;
+	while (next_round(&rounds)) {
+		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &none));
+		ret = replica_main(sys_clone3(&args, sizeof(args)),
+				   wait_then_run_workers, &self->ws);
+		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+		EXPECT_EQ(-EMFILE, ret);
+		EXPECT_EQ(before, count_inits());
+	}
+	EXPECT_EQ(-1, pidfd);
+	start_replica(wait_then_run_workers);
 	end_replica(_metadata, self->replica, self->ns);
 }
 
@@ -304,8 +294,7 @@ FIXTURE(init)
 FIXTURE_SETUP(init)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 }
 
 FIXTURE_TEARDOWN(init)
@@ -324,14 +313,14 @@ static int be_init(struct __test_metadata *_metadata, struct workers *ws)
 	start_workers(_metadata, ws, 2, NULL, record_worker);
 
 	pid = replica_main(full_fork(CLONE_KEEP_TIDS | CLONE_NEWPID),
-			   stay_until_told, ws);
+			   wait_then_run_workers, ws);
 	ASSERT_LT(1, pid);
-	EXPECT_TRUE(wait_until(load(&report->word[IS_THERE]), DEADLINE));
+	EXPECT_TRUE(wait_until(load(&report->is_there), DEADLINE));
 	EXPECT_TRUE(pid_ns_of(pid, ns));
 	EXPECT_EQ(1, inner_tid(pid, pid));
 	EXPECT_EQ(1, count_in_pid_ns(ns, &init));
 	EXPECT_EQ(pid, init);
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, pid);
 	EXPECT_EQ(0, count_in_pid_ns(ns, NULL));
 	EXPECT_EQ(1, report->slot[0].pid);
@@ -340,7 +329,7 @@ static int be_init(struct __test_metadata *_metadata, struct workers *ws)
 	return REPLICA_PASS;
 }
 
-TEST_F(init, has_a_replica_that_is_init)
+TEST_F_LONG(init, has_a_replica_that_is_init)
 {
 	struct fullfork_args args = {
 		.flags = CLONE_NEWPID | CLONE_NEWNS,

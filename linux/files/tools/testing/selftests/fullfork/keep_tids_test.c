@@ -9,8 +9,6 @@
 
 /* Words of the report */
 enum {
-	IS_THERE,
-	MAY_GO_ON,
 	CHILD_PID,
 };
 
@@ -32,25 +30,11 @@ static void make_thread(void)
 	replica_assert(result == create_thread);
 }
 
-static void record_worker(struct worker *w, enum side side)
+static void make_thread_and_record(struct worker *w, enum side side)
 {
-	if (side != SIDE_REPLICA)
-		return;
-	make_thread();
-	record(w->index, w->tid);
-}
-
-static int run_workers(void *ws)
-{
-	return run_replica_workers(ws);
-}
-
-static int wait_then_run_workers(void *ws)
-{
-	add(&report->word[IS_THERE], 1);
-	if (!wait_until(load(&report->word[MAY_GO_ON]), DEADLINE))
-		return REPLICA_TIMEOUT;
-	return run_replica_workers(ws);
+	if (side == SIDE_REPLICA)
+		make_thread();
+	record_worker(w, side);
 }
 
 /*
@@ -61,8 +45,7 @@ static int wait_then_run_workers(void *ws)
 FIXTURE(namespace)
 {
 	struct workers ws;
-	__u64 flags;
-	pid_t init;
+	struct other_ns ns;
 };
 
 FIXTURE_VARIANT(namespace)
@@ -79,35 +62,22 @@ FIXTURE_SETUP(namespace)
 {
 	require_fullfork(_metadata);
 	ASSERT_TRUE(read_pid_ns("self", own_ns));
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
-	self->flags = CLONE_KEEP_TIDS;
+	require_root(_metadata, "PID namespaces");
 	if (variant->unshared) {
 		start_workers(_metadata, &self->ws, 0, NULL, NULL);
 		ASSERT_EQ(0, unshare(CLONE_NEWPID));
-		self->init = fork();
-		ASSERT_LE(0, self->init);
-		if (!self->init) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			for (;;)
-				pause();
-		}
+		self->ns.flags = CLONE_KEEP_TIDS;
+		self->ns.init = start_init(_metadata, 0);
 		return;
 	}
-	start_workers(_metadata, &self->ws, 4, NULL, record_worker);
-	if (variant->entered) {
-		self->init = start_init(_metadata);
-		enter_pid_ns(_metadata, self->init);
-	} else {
-		self->flags |= CLONE_NEWPID;
-	}
+	start_workers(_metadata, &self->ws, 4, NULL, make_thread_and_record);
+	start_other_ns(_metadata, &self->ns, variant->entered);
 }
 
 FIXTURE_TEARDOWN(namespace)
 {
 	join_workers(_metadata, &self->ws);
-	if (self->init)
-		end_init(_metadata, self->init);
+	end_other_ns(_metadata, &self->ns);
 }
 
 struct original {
@@ -124,29 +94,23 @@ static int expect_same_tids(void *arg)
 	return run_replica_workers(original->ws);
 }
 
-TEST_F(namespace, keeps_every_tid)
+TEST_F_LONG(namespace, keeps_every_tid)
 {
 	struct original original = { .ws = &self->ws, .pid = getpid() };
 	unsigned int i;
-	long pid;
 
-	pid = replica_main(full_fork(self->flags), expect_same_tids, &original);
-	ASSERT_LT(0, pid)
-	{
-		TH_LOG("%s", strerror(-pid));
-	}
-	expect_pass(_metadata, pid);
+	fork_and_pass(_metadata, self->ns.flags, expect_same_tids, &original);
 	for (i = 0; i < self->ws.count; i++) {
 		EXPECT_EQ(original.pid, report->slot[i].pid);
 		EXPECT_EQ(self->ws.worker[i].tid, report->slot[i].tid);
 	}
 }
 
-TEST_F(namespace, returns_the_pid_that_the_caller_sees)
+TEST_F_LONG(namespace, returns_the_pid_that_the_caller_sees)
 {
 	struct fullfork_tid_map map[8] = {};
 	struct fullfork_args args = {
-		.flags = CLONE_ALL_THREADS | self->flags,
+		.flags = CLONE_ALL_THREADS | self->ns.flags,
 		.exit_signal = SIGCHLD,
 		.tid_map = ptr_to_u64(map),
 		.tid_map_size = ARRAY_SIZE(map),
@@ -168,7 +132,7 @@ TEST_F(namespace, returns_the_pid_that_the_caller_sees)
 	EXPECT_EQ(pid, map[0].replica);
 	for (i = 0; i <= self->ws.count; i++)
 		EXPECT_EQ(map[i].original, inner_tid(pid, map[i].replica));
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, pid);
 }
 
@@ -194,22 +158,18 @@ static int make_children(void *ws)
 	return run_replica_workers(ws);
 }
 
-TEST_F(namespace, is_where_children_of_replicas_are_born)
+TEST_F_LONG(namespace, is_where_children_of_replicas_are_born)
 {
-	long pid = replica_main(full_fork(self->flags), make_children,
-				&self->ws);
-
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	fork_and_pass(_metadata, self->ns.flags, make_children, &self->ws);
 }
 
-TEST_F(namespace, is_where_stopped_replicas_are)
+TEST_F_LONG(namespace, is_where_stopped_replicas_are)
 {
 	int status;
 	long pid;
 
-	pid = replica_main(full_fork(self->flags | CLONE_STOPPED), run_workers,
-			   &self->ws);
+	pid = replica_main(full_fork(self->ns.flags | CLONE_STOPPED),
+			   run_replica_workers, &self->ws);
 	ASSERT_LT(0, pid);
 	status = xwait(_metadata, pid, WUNTRACED, DEADLINE);
 	EXPECT_TRUE(WIFSTOPPED(status));
@@ -219,27 +179,26 @@ TEST_F(namespace, is_where_stopped_replicas_are)
 	expect_pass(_metadata, pid);
 }
 
-TEST_F(namespace, takes_one_replica_at_a_time)
+TEST_F_LONG(namespace, takes_one_replica_at_a_time)
 {
 	long first, second;
 
-	first = replica_main(full_fork(self->flags), wait_then_run_workers,
+	first = replica_main(full_fork(self->ns.flags), wait_then_run_workers,
 			     &self->ws);
 	ASSERT_LT(0, first);
-	second = replica_main(full_fork(self->flags), wait_then_run_workers,
+	second = replica_main(full_fork(self->ns.flags), wait_then_run_workers,
 			      &self->ws);
-	EXPECT_EQ(!!(self->flags & CLONE_NEWPID), second > 0);
-	if (self->init)
+	EXPECT_EQ(!!(self->ns.flags & CLONE_NEWPID), second > 0);
+	if (self->ns.init)
 		EXPECT_EQ(-EEXIST, second);
-	store(&report->word[MAY_GO_ON], 1);
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, first);
 	if (second > 0)
 		expect_pass(_metadata, second);
 
 	/* A TID is free again when its thread has been reaped. */
-	second = replica_main(full_fork(self->flags), run_workers, &self->ws);
-	ASSERT_LT(0, second);
-	expect_pass(_metadata, second);
+	fork_and_pass(_metadata, self->ns.flags, run_replica_workers,
+		      &self->ws);
 }
 
 /* The ways in which a process of 5 threads may not keep its TIDs. */
@@ -252,9 +211,8 @@ FIXTURE(process)
 FIXTURE_SETUP(process)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
-	start_workers(_metadata, &self->ws, 4, NULL, record_worker);
+	require_root(_metadata, "PID namespaces");
+	start_workers(_metadata, &self->ws, 4, NULL, make_thread_and_record);
 	self->census = take_census();
 }
 
@@ -264,38 +222,31 @@ FIXTURE_TEARDOWN(process)
 }
 
 #define expect_refused(error, flags)					\
-	EXPECT_EQ(-(error), replica_main(full_fork(flags), run_workers,	\
-					 &self->ws))
+	EXPECT_EQ(-(error), replica_main(full_fork(flags),		\
+					 run_replica_workers, &self->ws))
 
+/* The control of a refusal. */
 #define expect_taken(flags)						\
-do {									\
-	long __pid = replica_main(full_fork(flags), run_workers,	\
-				  &self->ws);				\
-									\
-	ASSERT_LT(0, __pid)						\
-	{								\
-		TH_LOG("control: %s", strerror(-__pid));		\
-	}								\
-	expect_pass(_metadata, __pid);					\
-} while (0)
+	fork_and_pass(_metadata, flags, run_replica_workers, &self->ws)
 
-TEST_F(process, rejects_its_own_namespace)
+TEST_F_LONG(process, rejects_its_own_namespace)
 {
 	expect_refused(EINVAL, CLONE_KEEP_TIDS);
 	expect_census(self->census);
 	expect_taken(CLONE_KEEP_TIDS | CLONE_NEWPID);
 }
 
-TEST_F(process, rejects_new_namespace_without_keeping_tids)
+TEST_F_LONG(process, rejects_new_namespace_without_keeping_tids)
 {
 	expect_refused(EINVAL, CLONE_NEWPID);
 	expect_census(self->census);
 	expect_taken(CLONE_KEEP_TIDS | CLONE_NEWPID);
 }
 
-TEST_F(process, rejects_taken_tid)
+TEST_F_LONG(process, rejects_taken_tid)
 {
-	pid_t init = start_init(_metadata), child, tid;
+	pid_t init = start_init(_metadata, CLONE_NEWPID);
+	pid_t child, tid;
 	struct fullfork_args args = {
 		.exit_signal = SIGCHLD,
 		.set_tid = ptr_to_u64(&tid),
@@ -327,23 +278,23 @@ TEST_F(process, rejects_taken_tid)
 	end_init(_metadata, init);
 }
 
-TEST_F(process, rejects_namespace_that_ended)
+TEST_F_LONG(process, rejects_namespace_that_ended)
 {
-	pid_t init = start_init(_metadata);
+	pid_t init = start_init(_metadata, CLONE_NEWPID);
 
 	enter_pid_ns(_metadata, init);
 	expect_taken(CLONE_KEEP_TIDS);
 	report->recorded = 0;
 	end_init(_metadata, init);
-	EXPECT_GT(0, replica_main(full_fork(CLONE_KEEP_TIDS), run_workers,
-				  &self->ws));
+	EXPECT_GT(0, replica_main(full_fork(CLONE_KEEP_TIDS),
+				  run_replica_workers, &self->ws));
 	expect_census(self->census);
 	EXPECT_EQ(0, report->recorded);
 }
 
-TEST_F(process, rejects_caller_without_capability)
+TEST_F_LONG(process, rejects_caller_without_capability)
 {
-	pid_t init = start_init(_metadata);
+	pid_t init = start_init(_metadata, CLONE_NEWPID);
 
 	enter_pid_ns(_metadata, init);
 	expect_taken(CLONE_KEEP_TIDS);
@@ -364,9 +315,9 @@ TEST_F(process, rejects_caller_without_capability)
 	ASSERT_EQ(0, kill(init, SIGKILL));
 }
 
-TEST_F(process, needs_no_more_than_cap_sys_admin)
+TEST_F_LONG(process, needs_no_more_than_cap_sys_admin)
 {
-	pid_t init = start_init(_metadata);
+	pid_t init = start_init(_metadata, CLONE_NEWPID);
 
 	enter_pid_ns(_metadata, init);
 	ASSERT_EQ(0, set_capabilities(1ULL << CAP_SYS_ADMIN |
@@ -386,8 +337,7 @@ FIXTURE(single_thread)
 FIXTURE_SETUP(single_thread)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 	start_workers(_metadata, &self->ws, 0, NULL, NULL);
 	ASSERT_EQ(0, unshare(CLONE_NEWPID));
 }
@@ -397,19 +347,13 @@ FIXTURE_TEARDOWN(single_thread)
 	join_workers(_metadata, &self->ws);
 }
 
-TEST_F(single_thread, rejects_namespace_without_init)
+TEST_F_LONG(single_thread, rejects_namespace_without_init)
 {
 	pid_t init;
 
 	/* It would be the init, without the TID of one. */
 	expect_refused(EINVAL, CLONE_KEEP_TIDS);
-	init = fork();
-	ASSERT_LE(0, init);
-	if (!init) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (;;)
-			pause();
-	}
+	init = start_init(_metadata, 0);
 	expect_taken(CLONE_KEEP_TIDS);
 	end_init(_metadata, init);
 }
@@ -433,9 +377,9 @@ FIXTURE_TEARDOWN(unprivileged)
 	join_workers(_metadata, &self->ws);
 }
 
-TEST_F(unprivileged, needs_its_own_user_namespace)
+TEST_F_LONG(unprivileged, needs_its_own_user_namespace)
 {
-	start_workers(_metadata, &self->ws, 4, NULL, record_worker);
+	start_workers(_metadata, &self->ws, 4, NULL, make_thread_and_record);
 	expect_refused(EPERM, CLONE_KEEP_TIDS | CLONE_NEWPID);
 	EXPECT_EQ(0, report->recorded);
 	join_workers(_metadata, &self->ws);
@@ -444,7 +388,7 @@ TEST_F(unprivileged, needs_its_own_user_namespace)
 	ASSERT_TRUE(wait_until(count_threads(getpid()) == 1, DEADLINE));
 	ASSERT_EQ(0, unshare(CLONE_NEWUSER));
 	ASSERT_EQ(0, prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
-	start_workers(_metadata, &self->ws, 4, NULL, record_worker);
+	start_workers(_metadata, &self->ws, 4, NULL, make_thread_and_record);
 	expect_taken(CLONE_KEEP_TIDS | CLONE_NEWPID);
 	EXPECT_EQ(4, report->recorded);
 }

@@ -3,12 +3,10 @@
  * Limits that are reached in the middle of a full fork: it fails as a whole,
  * leaves nothing behind, and works once there is room.
  */
-#include "fullfork_selftest.h"
+#include "fullfork_cgroup.h"
 
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 
 /* Threads of the process; each is once the first that finds no room. */
 #define THREADS 8
@@ -36,25 +34,12 @@ static void *spin(void *arg)
 	return NULL;
 }
 
-static void record_worker(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, 0);
-}
-
-static int run_workers(void *unused)
-{
-	return run_replica_workers(&process.ws);
-}
-
 /* THREADS threads: the caller, two that spin, the rest at the gate. */
-static void start_process(struct __test_metadata *_metadata)
+static void start_original(struct __test_metadata *_metadata)
 {
 	unsigned int i;
 
-	sigemptyset(&process.sigchld);
-	sigaddset(&process.sigchld, SIGCHLD);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &process.sigchld, NULL));
+	process.sigchld = block_signal(_metadata, SIGCHLD);
 	start_workers(_metadata, &process.ws, THREADS - 3, NULL, record_worker);
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_create(&process.spinner[i], NULL, spin,
@@ -64,7 +49,7 @@ static void start_process(struct __test_metadata *_metadata)
 	ASSERT_EQ(0, process.census.children);
 }
 
-static void end_process(struct __test_metadata *_metadata)
+static void end_original(struct __test_metadata *_metadata)
 {
 	unsigned int i;
 
@@ -91,7 +76,6 @@ static void expect_progress(struct __test_metadata *_metadata)
 static void expect_failure(struct __test_metadata *_metadata, __u64 flags)
 {
 	int pidfd = -1, parent_tid = -1;
-	struct timespec now = {};
 	struct fullfork_args args = {
 		.flags = CLONE_ALL_THREADS | CLONE_PIDFD | CLONE_PARENT_SETTID |
 			 flags,
@@ -105,25 +89,18 @@ static void expect_failure(struct __test_metadata *_metadata, __u64 flags)
 	args.tid_map = ptr_to_u64(map);
 	args.tid_map_size = THREADS;
 	EXPECT_EQ(-EAGAIN, replica_main(sys_clone3(&args, sizeof(args)),
-					run_workers, NULL));
+					run_replica_workers, &process.ws));
 	EXPECT_EQ(-1, pidfd);
 	EXPECT_EQ(-1, parent_tid);
 	for (i = 0; i < THREADS; i++)
 		EXPECT_EQ(0, map[i].original | map[i].replica);
-	EXPECT_EQ(-1, waitpid(-1, NULL, __WALL | WNOHANG));
-	EXPECT_EQ(ECHILD, errno);
-	EXPECT_EQ(-1, sigtimedwait(&process.sigchld, NULL, &now));
-	EXPECT_EQ(0, report->recorded);
-	expect_census(process.census);
+	expect_nothing_left(_metadata, process.census, &process.sigchld);
 	expect_progress(_metadata);
 }
 
 static void expect_success(struct __test_metadata *_metadata, __u64 flags)
 {
-	long pid = replica_main(full_fork(flags), run_workers, NULL);
-
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	fork_and_pass(_metadata, flags, run_replica_workers, &process.ws);
 	EXPECT_EQ(process.ws.count, report->recorded);
 	EXPECT_EQ(SIGCHLD, sigwaitinfo(&process.sigchld, NULL));
 	report->recorded = 0;
@@ -137,19 +114,18 @@ FIXTURE(rlimit_nproc)
 FIXTURE_SETUP(rlimit_nproc)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "RLIMIT_NPROC: needs root to become another user");
+	require_root(_metadata, "becoming another user");
 	ASSERT_EQ(0, setresgid(LONELY_ID, LONELY_ID, LONELY_ID));
 	ASSERT_EQ(0, setresuid(LONELY_ID, LONELY_ID, LONELY_ID));
 	/* Lets it read its own /proc files again. */
 	ASSERT_EQ(0, prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
-	start_process(_metadata);
+	start_original(_metadata);
 	self->rlim.rlim_max = 2 * THREADS;
 }
 
 FIXTURE_TEARDOWN(rlimit_nproc)
 {
-	end_process(_metadata);
+	end_original(_metadata);
 }
 
 static void set_nproc(struct __test_metadata *_metadata, struct rlimit *rlim,
@@ -159,7 +135,7 @@ static void set_nproc(struct __test_metadata *_metadata, struct rlimit *rlim,
 	ASSERT_EQ(0, setrlimit(RLIMIT_NPROC, rlim));
 }
 
-TEST_F_TIMEOUT(rlimit_nproc, leaves_nothing, 60)
+TEST_F_LONG(rlimit_nproc, leaves_nothing)
 {
 	unsigned int k;
 
@@ -177,15 +153,16 @@ static int fork_once(void *unused)
 }
 
 /* What a failed call has charged is given back when it returns. */
-TEST_F_TIMEOUT(rlimit_nproc, is_given_back_at_once, 60)
+TEST_F_LONG(rlimit_nproc, is_given_back_at_once)
 {
-	unsigned int i;
+	struct rounds rounds = { .least = 5, .most = 20 };
 	long pid;
 
-	for (i = 0; i < 20; i++) {
+	while (next_round(&rounds)) {
 		set_nproc(_metadata, &self->rlim, THREADS - 1);
-		EXPECT_EQ(-EAGAIN, replica_main(full_fork(0), run_workers,
-						NULL));
+		EXPECT_EQ(-EAGAIN, replica_main(full_fork(0),
+						run_replica_workers,
+						&process.ws));
 		set_nproc(_metadata, &self->rlim, 1);
 		pid = replica_main(fork(), fork_once, NULL);
 		ASSERT_LT(0, pid);
@@ -196,9 +173,7 @@ TEST_F_TIMEOUT(rlimit_nproc, is_given_back_at_once, 60)
 /* A cgroup for the process, in a hierarchy mounted for this test alone. */
 FIXTURE(pids_cgroup)
 {
-	char mount[32];
-	char group[64];
-	char path[96];
+	struct cgroup group;
 };
 
 /* A namespace that is made for the replica has a reaper, which counts too. */
@@ -217,95 +192,63 @@ FIXTURE_VARIANT_ADD(pids_cgroup, with_kept_tids) {
 	.needed = THREADS + 1,
 };
 
-static const char *in_group(const char *group, const char *file, char *path)
-{
-	snprintf(path, 96, "%s/%s", group, file);
-	return path;
-}
-
-static long read_number(const char *path)
-{
-	char buf[32];
-
-	return read_file(path, buf, sizeof(buf)) > 0 ? atol(buf) : -1;
-}
-
 FIXTURE_SETUP(pids_cgroup)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "pids cgroup: needs root");
-	ASSERT_EQ(0, unshare(CLONE_NEWNS));
-	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-	snprintf(self->mount, sizeof(self->mount), "/tmp/fullfork.XXXXXX");
-	ASSERT_NE(NULL, mkdtemp(self->mount));
-	ASSERT_EQ(0, mount("none", self->mount, "cgroup2", 0, NULL))
-	{
-		TH_LOG("mount cgroup2: %s", strerror(errno));
-	}
-	ASSERT_EQ(0, write_file(in_group(self->mount, "cgroup.subtree_control",
-					 self->path), "+pids"));
-	snprintf(self->group, sizeof(self->group), "%s/fullfork.%d",
-		 self->mount, getpid());
-	ASSERT_EQ(0, mkdir(self->group, 0755));
-	ASSERT_EQ(0, write_file(in_group(self->group, "cgroup.procs",
-					 self->path), "0"));
-	start_process(_metadata);
+	mount_cgroup(_metadata, &self->group, "cgroup2", NULL);
+	ASSERT_EQ(0, write_cgroup(&self->group, "/..", "cgroup.subtree_control",
+				  "+pids"));
+	ASSERT_EQ(0, write_cgroup(&self->group, "", "cgroup.procs", "0"));
+	start_original(_metadata);
 }
 
 FIXTURE_TEARDOWN(pids_cgroup)
 {
-	end_process(_metadata);
-	EXPECT_EQ(0, write_file(in_group(self->mount, "cgroup.procs",
-					 self->path), "0"));
-	/* Dead tasks leave a cgroup some time after they were reaped. */
-	EXPECT_TRUE(wait_until(!rmdir(self->group), DEADLINE));
-	EXPECT_EQ(0, umount2(self->mount, MNT_DETACH));
-	EXPECT_EQ(0, rmdir(self->mount));
+	end_original(_metadata);
+	EXPECT_EQ(0, leave_cgroup(&self->group));
+	umount_cgroup(_metadata, &self->group);
 }
 
-static long pids_current(const char *group)
+static long pids_current(const struct cgroup *group)
 {
-	char path[96];
+	char buf[32];
 
-	return read_number(in_group(group, "pids.current", path));
+	return read_cgroup(group, "", "pids.current", buf,
+			   sizeof(buf)) > 0 ? atol(buf) : -1;
 }
 
-TEST_F_TIMEOUT(pids_cgroup, leaves_nothing, 60)
+static void set_pids_max(struct __test_metadata *_metadata,
+			 const struct cgroup *group, unsigned int free)
+{
+	ASSERT_EQ(0, write_cgroup_number(group, "", "pids.max",
+					 THREADS + free));
+}
+
+TEST_F_LONG(pids_cgroup, leaves_nothing)
 {
 	unsigned int k;
-	char max[16];
 
-	ASSERT_EQ(THREADS, pids_current(self->group));
-	in_group(self->group, "pids.max", self->path);
+	ASSERT_EQ(THREADS, pids_current(&self->group));
 	for (k = 0; k < variant->needed; k++) {
-		snprintf(max, sizeof(max), "%u", THREADS + k);
-		ASSERT_EQ(0, write_file(self->path, max));
+		set_pids_max(_metadata, &self->group, k);
 		expect_failure(_metadata, variant->flags);
-		EXPECT_EQ(THREADS, pids_current(self->group));
+		EXPECT_EQ(THREADS, pids_current(&self->group));
 	}
-	snprintf(max, sizeof(max), "%u", THREADS + variant->needed);
-	ASSERT_EQ(0, write_file(self->path, max));
+	set_pids_max(_metadata, &self->group, variant->needed);
 	expect_success(_metadata, variant->flags);
-	EXPECT_TRUE(wait_until(pids_current(self->group) == THREADS, DEADLINE));
+	EXPECT_TRUE(wait_until(pids_current(&self->group) == THREADS, DEADLINE));
 }
 
-static int stay(void *unused)
+TEST_F_LONG(pids_cgroup, counts_every_replica)
 {
-	add(&report->word[0], 1);
-	return wait_until(load(&report->word[1]), DEADLINE) ?
-		REPLICA_PASS : REPLICA_TIMEOUT;
-}
-
-TEST_F(pids_cgroup, counts_every_replica)
-{
-	long pid = replica_main(full_fork(variant->flags), stay, NULL);
+	long pid = replica_main(full_fork(variant->flags),
+				wait_then_run_workers, &process.ws);
 
 	ASSERT_LT(0, pid);
-	EXPECT_EQ(THREADS + variant->needed, pids_current(self->group));
-	store(&report->word[1], 1);
+	EXPECT_EQ(THREADS + variant->needed, pids_current(&self->group));
+	store(&report->may_go_on, 1);
 	expect_pass(_metadata, pid);
-	EXPECT_TRUE(wait_until(pids_current(self->group) == THREADS, DEADLINE));
+	EXPECT_TRUE(wait_until(pids_current(&self->group) == THREADS, DEADLINE));
 }
 
 TEST_HARNESS_MAIN

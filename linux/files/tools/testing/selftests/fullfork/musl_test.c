@@ -26,8 +26,8 @@ FIXTURE_SETUP(musl)
 	char self_path[PATH_MAX - sizeof("/musl_worker")] = {};
 
 	require_fullfork(_metadata);
-	if (variant->needs_root && geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	if (variant->needs_root)
+		require_root(_metadata, "PID namespaces");
 	ASSERT_LT(0, readlink("/proc/self/exe", self_path,
 			      sizeof(self_path) - 1));
 	snprintf(self->worker, sizeof(self->worker), "%s/musl_worker",
@@ -42,7 +42,7 @@ FIXTURE_TEARDOWN(musl)
 {
 }
 
-TEST_F_TIMEOUT(musl, goes_on_in_the_replica, 60)
+TEST_F_LONG(musl, goes_on_in_the_replica)
 {
 	pid_t pid = fork();
 	int status;

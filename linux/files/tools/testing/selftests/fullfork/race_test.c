@@ -7,16 +7,13 @@
  * may be left over.
  */
 
+#include "fullfork_exec.h"
 #include "fullfork_sync.h"
 #include <sys/resource.h>
 
 #define IDLE_THREADS 6
 
 enum {
-	WORD_GO,
-	WORD_END,
-	WORD_FORKS,
-	WORD_BAD_ERROR,
 	WORD_ACTED,
 };
 
@@ -41,15 +38,6 @@ struct race {
 static const struct race *race;
 static long delay_us;
 
-/* Programs that tests execute are this one, with that in the environment. */
-static __attribute__((constructor)) void exit_if_executed(void)
-{
-	const char *code = getenv("FULLFORK_TEST_EXIT");
-
-	if (code)
-		_exit(atoi(code));
-}
-
 static void act_exit_group(void)
 {
 	replica_exit(CODE_EXIT);
@@ -57,8 +45,8 @@ static void act_exit_group(void)
 
 static void act_exec(void)
 {
-	setenv("FULLFORK_TEST_EXIT", "6", 1);
-	execl("/proc/self/exe", "fullfork", NULL);
+	set_exec_code(CODE_EXEC);
+	execute_self();
 	replica_exit(1);
 }
 
@@ -100,15 +88,15 @@ static void *fork_for_ever(void *arg)
 	long pid;
 
 	arrive((long)arg);
-	while (!load(&report->word[WORD_END])) {
+	while (!load(&report->word[SUBJECT_END])) {
 		pid = full_fork(0);
 		if (!pid)
 			replica_exit(REPLICA_PASS);
 		if (pid > 0) {
-			add(&report->word[WORD_FORKS], 1);
+			add(&report->word[SUBJECT_FORKS], 1);
 			waitpid(pid, &status, 0);
 		} else if (pid != -race->error) {
-			store(&report->word[WORD_BAD_ERROR], -pid);
+			store(&report->word[SUBJECT_ERROR], -pid);
 		}
 		/* Some calls more after the leader has gone. */
 		if (load(&report->word[WORD_ACTED]) && ++after > 3)
@@ -120,7 +108,7 @@ static void *fork_for_ever(void *arg)
 
 static void act_after_delay(void)
 {
-	while (load(&report->word[WORD_FORKS]) < 2)
+	while (load(&report->word[SUBJECT_FORKS]) < 2)
 		poll_pause();
 	spin_us(delay_us);
 	race->act();
@@ -132,13 +120,11 @@ static void *act_in_thread(void *arg)
 	return NULL;
 }
 
-static __noreturn void run_subject(void)
+static void run_subject(void)
 {
 	pthread_t thread;
 	long i;
 
-	original_pid = sys_getpid();
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (i = 0; i < IDLE_THREADS; i++)
 		if (pthread_create(&threads[i], NULL, pass_gate, (void *)i))
 			replica_exit(1);
@@ -155,14 +141,8 @@ static __noreturn void run_subject(void)
 
 static pid_t start_subject(struct __test_metadata *_metadata)
 {
-	pid_t pid;
-
 	memset(report->word, 0, sizeof(report->word));
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid)
-		run_subject();
-	return pid;
+	return start_process(_metadata, run_subject);
 }
 
 FIXTURE(ending)
@@ -232,21 +212,23 @@ FIXTURE_TEARDOWN(ending)
 
 /*
  * The subject makes full forks without a pause, so a call is nearly always in
- * progress.  25 subjects, each with an end 150 us later than the one before,
+ * progress.  25 subjects, with delays of their ends that differ by 150 us,
  * reach from the marking of the threads through their copies to the release:
  * a call takes some hundred us on a real CPU and a few ms under emulation,
- * where what varies anyway is more than the step.
+ * where what varies anyway is more than the step.  The order is mixed, so that
+ * any seven in a row reach over all of it.
  */
 TEST_F_GUARDED(ending, leaves_nothing_behind)
 {
-	int status, i;
+	struct rounds rounds = { .least = 7, .most = 25 };
+	int status;
 	pid_t pid;
 
-	for (i = 0; i < 25; i++) {
-		delay_us = 150 * i;
+	while (next_round(&rounds)) {
+		delay_us = 150 * (rounds.nr * 7 % rounds.most);
 		pid = start_subject(_metadata);
 		if (race->sig) {
-			ASSERT_TRUE(wait_until(load(&report->word[WORD_FORKS]) >=
+			ASSERT_TRUE(wait_until(load(&report->word[SUBJECT_FORKS]) >=
 					       2, DEADLINE));
 			spin_us(delay_us);
 			ASSERT_EQ(0, kill(pid, race->sig));
@@ -258,7 +240,7 @@ TEST_F_GUARDED(ending, leaves_nothing_behind)
 		} else {
 			ASSERT_EQ(race->exit_code << 8, status);
 		}
-		ASSERT_EQ(0, load(&report->word[WORD_BAD_ERROR]));
+		ASSERT_EQ(0, load(&report->word[SUBJECT_ERROR]));
 		ASSERT_TRUE(reap_all(DEADLINE));
 	}
 }
@@ -276,29 +258,12 @@ FIXTURE_SETUP(stopping)
 	race = &no_race;
 	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
 	self->subject = start_subject(_metadata);
-	ASSERT_TRUE(wait_until(load(&report->word[WORD_FORKS]), DEADLINE));
+	ASSERT_TRUE(wait_until(load(&report->word[SUBJECT_FORKS]), DEADLINE));
 }
 
 FIXTURE_TEARDOWN(stopping)
 {
 	kill(self->subject, SIGKILL);
-}
-
-static void end_subject(struct __test_metadata *_metadata, pid_t pid)
-{
-	__u32 forks = load(&report->word[WORD_FORKS]);
-
-	EXPECT_EQ(0, load(&report->word[WORD_BAD_ERROR]))
-	{
-		TH_LOG("a full fork failed: %s",
-		       strerror(load(&report->word[WORD_BAD_ERROR])));
-	}
-	/* It goes on. */
-	ASSERT_TRUE(wait_until(load(&report->word[WORD_FORKS]) > forks + 2,
-			       DEADLINE));
-	store(&report->word[WORD_END], 1);
-	EXPECT_EQ(CODE_EXIT << 8, xwaitpid(_metadata, pid, DEADLINE));
-	EXPECT_TRUE(reap_all(DEADLINE));
 }
 
 /*
@@ -310,9 +275,10 @@ static void end_subject(struct __test_metadata *_metadata, pid_t pid)
  */
 TEST_F_GUARDED(stopping, and_continuing_is_seen_once_each)
 {
-	int status, i;
+	struct rounds rounds = { .least = 10, .most = 100 };
+	int status;
 
-	for (i = 0; i < 100; i++) {
+	while (next_round(&rounds)) {
 		ASSERT_EQ(0, kill(self->subject, SIGSTOP));
 		status = xwait(_metadata, self->subject, WUNTRACED, DEADLINE);
 		ASSERT_TRUE(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
@@ -324,32 +290,34 @@ TEST_F_GUARDED(stopping, and_continuing_is_seen_once_each)
 		ASSERT_EQ(0, waitpid(self->subject, &status,
 				     WNOHANG | WCONTINUED));
 	}
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, CODE_EXIT);
 }
 
 /* Here nobody waits for the stop, so that SIGCONT also comes before it is. */
 TEST_F_GUARDED(stopping, and_continuing_at_once_goes_on)
 {
-	int i;
+	struct rounds rounds = { .least = 50, .most = 300 };
 
-	for (i = 0; i < 300; i++) {
+	while (next_round(&rounds)) {
 		ASSERT_EQ(0, kill(self->subject, SIGSTOP));
-		spin_us(10 * i);
+		spin_us(10 * rounds.nr);
 		ASSERT_EQ(0, kill(self->subject, SIGCONT));
 	}
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, CODE_EXIT);
 }
 
 TEST_F_GUARDED(stopping, is_never_seen_without_a_signal)
 {
-	__u32 forks = load(&report->word[WORD_FORKS]);
+	__u32 forks = load(&report->word[SUBJECT_FORKS]);
 	int status;
 
-	ASSERT_TRUE(wait_until(load(&report->word[WORD_FORKS]) > forks + 50,
-			       DEADLINE));
+	/* 50 calls, or as many as there are in that time. */
+	wait_until(load(&report->word[SUBJECT_FORKS]) > forks + 50,
+		   ROUNDS_SECONDS);
+	ASSERT_LT(forks + 5, load(&report->word[SUBJECT_FORKS]));
 	ASSERT_EQ(0, waitpid(self->subject, &status,
 			     WNOHANG | WUNTRACED | WCONTINUED));
-	end_subject(_metadata, self->subject);
+	end_subject(_metadata, self->subject, CODE_EXIT);
 }
 
 TEST_HARNESS_MAIN

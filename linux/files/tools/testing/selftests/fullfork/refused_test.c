@@ -23,17 +23,6 @@ enum {
 	REFUSED_RESULT,
 };
 
-static void record_worker(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, 0);
-}
-
-static int run_workers(void *ws)
-{
-	return run_replica_workers(ws);
-}
-
 /* A process of three threads. */
 FIXTURE(process)
 {
@@ -45,9 +34,7 @@ FIXTURE(process)
 FIXTURE_SETUP(process)
 {
 	require_fullfork(_metadata);
-	sigemptyset(&self->sigchld);
-	sigaddset(&self->sigchld, SIGCHLD);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->sigchld, NULL));
+	self->sigchld = block_signal(_metadata, SIGCHLD);
 	start_workers(_metadata, &self->ws, 2, NULL, record_worker);
 	self->area = mmap(NULL, AREA_SIZE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -63,32 +50,22 @@ static void expect_refused(struct __test_metadata *_metadata,
 			   struct workers *ws, sigset_t *sigchld)
 {
 	struct census before = take_census();
-	struct timespec now = {};
 
-	EXPECT_EQ(-EOPNOTSUPP, replica_main(full_fork(0), run_workers, ws));
-	EXPECT_EQ(-1, waitpid(-1, NULL, __WALL | WNOHANG));
-	EXPECT_EQ(ECHILD, errno);
-	EXPECT_EQ(-1, sigtimedwait(sigchld, NULL, &now));
-	EXPECT_EQ(0, report->recorded);
-	expect_census(before);
+	EXPECT_EQ(-EOPNOTSUPP, replica_main(full_fork(0), run_replica_workers,
+					    ws));
+	expect_nothing_left(_metadata, before, sigchld);
 }
 
 static void expect_taken(struct __test_metadata *_metadata, struct workers *ws,
 			 sigset_t *sigchld)
 {
-	long pid = replica_main(full_fork(0), run_workers, ws);
-
-	ASSERT_LT(0, pid)
-	{
-		TH_LOG("control: %s", strerror(-pid));
-	}
-	expect_pass(_metadata, pid);
+	fork_and_pass(_metadata, 0, run_replica_workers, ws);
 	EXPECT_EQ(ws->count, report->recorded);
 	report->recorded = 0;
 	EXPECT_EQ(SIGCHLD, sigwaitinfo(sigchld, NULL));
 }
 
-TEST_F(process, rejects_dontfork_memory)
+TEST_F_LONG(process, rejects_dontfork_memory)
 {
 	ASSERT_EQ(0, madvise(self->area, AREA_SIZE / 2, MADV_DONTFORK));
 	expect_refused(_metadata, &self->ws, &self->sigchld);
@@ -97,7 +74,7 @@ TEST_F(process, rejects_dontfork_memory)
 	expect_taken(_metadata, &self->ws, &self->sigchld);
 }
 
-TEST_F(process, rejects_registered_userfaultfd)
+TEST_F_LONG(process, rejects_registered_userfaultfd)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = {
@@ -121,7 +98,7 @@ TEST_F(process, rejects_registered_userfaultfd)
 	EXPECT_EQ(0, close(fd));
 }
 
-TEST_F(process, rejects_aio_context)
+TEST_F_LONG(process, rejects_aio_context)
 {
 	aio_context_t context = 0;
 
@@ -161,7 +138,7 @@ static void *use_ring(void *arg)
 }
 
 /* A thread that has used a ring counts as its user until it ends. */
-TEST_F(process, rejects_thread_with_io_uring)
+TEST_F_LONG(process, rejects_thread_with_io_uring)
 {
 	struct ring_user user = {};
 	pthread_t thread;
@@ -181,7 +158,7 @@ TEST_F(process, rejects_thread_with_io_uring)
 	expect_taken(_metadata, &self->ws, &self->sigchld);
 }
 
-TEST_F(process, rejects_caller_with_io_uring)
+TEST_F_LONG(process, rejects_caller_with_io_uring)
 {
 	int fd;
 
@@ -210,12 +187,11 @@ static int set_policy(pid_t tid, unsigned int policy)
 	return syscall(__NR_sched_setattr, tid, &attr, 0);
 }
 
-TEST_F(process, rejects_deadline_thread)
+TEST_F_LONG(process, rejects_deadline_thread)
 {
 	pid_t tid = self->ws.worker[0].tid;
 
-	if (geteuid())
-		SKIP(return, "SCHED_DEADLINE needs root");
+	require_root(_metadata, "SCHED_DEADLINE");
 	ASSERT_EQ(0, set_policy(tid, SCHED_DEADLINE))
 	{
 		TH_LOG("sched_setattr: %s", strerror(errno));
@@ -224,66 +200,6 @@ TEST_F(process, rejects_deadline_thread)
 
 	ASSERT_EQ(0, set_policy(tid, SCHED_OTHER));
 	expect_taken(_metadata, &self->ws, &self->sigchld);
-}
-
-/*
- * A process whose leader exits while its second thread goes on.  It is a
- * process of its own, as the test's leader is needed to the end.
- */
-struct leaderless {
-	pid_t leader;
-};
-
-static int pass(void *unused)
-{
-	return REPLICA_PASS;
-}
-
-static void *fork_without_leader(void *arg)
-{
-	struct leaderless *state = arg;
-	long pid;
-	int status;
-
-	pid = replica_main(full_fork(0), pass, NULL);
-	store(&report->word[CONTROL_RESULT], pid);
-	if (pid > 0 && !wait_until(waitpid(pid, &status, WNOHANG), DEADLINE))
-		replica_exit(REPLICA_TIMEOUT);
-
-	add(&report->word[REFUSED_RESULT], 1);
-	if (!wait_until(task_state(state->leader, state->leader) == 'Z',
-			DEADLINE))
-		replica_exit(REPLICA_TIMEOUT);
-	pid = replica_main(full_fork(0), pass, NULL);
-	store(&report->word[REFUSED_RESULT], pid);
-	if (waitpid(-1, NULL, __WALL | WNOHANG) != -1 || errno != ECHILD)
-		replica_exit(REPLICA_FAIL);
-	replica_exit(REPLICA_PASS);
-}
-
-static void run_leaderless(void)
-{
-	struct leaderless state = { .leader = getpid() };
-	pthread_t thread;
-
-	if (pthread_create(&thread, NULL, fork_without_leader, &state))
-		replica_exit(REPLICA_FAIL);
-	wait_until(load(&report->word[REFUSED_RESULT]), DEADLINE);
-	/* Its stack, and what the thread has of it, stays. */
-	replica_thread_exit();
-}
-
-TEST_F(process, rejects_exited_leader)
-{
-	pid_t pid = fork();
-
-	ASSERT_LE(0, pid);
-	if (!pid)
-		run_leaderless();
-	expect_pass(_metadata, pid);
-	EXPECT_LT(0, (int)report->word[CONTROL_RESULT]);
-	EXPECT_EQ(-EOPNOTSUPP, (int)report->word[REFUSED_RESULT]);
-	EXPECT_EQ(SIGCHLD, sigwaitinfo(&self->sigchld, NULL));
 }
 
 TEST_HARNESS_MAIN

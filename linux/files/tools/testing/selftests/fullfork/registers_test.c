@@ -62,34 +62,15 @@ FIXTURE_VARIANT(spinning)
  * One thread on the CPU that the caller leaves free is preempted seldom, so
  * it is met by the kick alone.  Four on any number of CPUs up to four are
  * also met while they are preempted, with their registers already saved.
+ * Forks are as many as that where they take no time, and fewer elsewhere.
  */
-FIXTURE_VARIANT_ADD(spinning, one_with_general_registers) {
-	.threads = 1, .forks = 200, .mask = BAD_GPR,
-};
-
-FIXTURE_VARIANT_ADD(spinning, four_with_general_registers) {
-	.threads = 4, .forks = 40, .mask = BAD_GPR,
-};
-
-FIXTURE_VARIANT_ADD(spinning, four_with_flags) {
-	.threads = 4, .forks = 15, .mask = BAD_FLAGS,
-};
-
-FIXTURE_VARIANT_ADD(spinning, four_with_vector_registers) {
-	.threads = 4, .forks = 15, .mask = BAD_VECTOR,
-};
-
-FIXTURE_VARIANT_ADD(spinning, four_with_x87_stack) {
-	.threads = 4, .forks = 15, .mask = BAD_X87,
-};
-
-FIXTURE_VARIANT_ADD(spinning, four_with_control_words) {
-	.threads = 4, .forks = 15, .mask = BAD_CONTROL,
-};
-
-FIXTURE_VARIANT_ADD(spinning, four_with_tls) {
-	.threads = 4, .forks = 15, .mask = BAD_TLS,
-};
+FIXTURE_VARIANT_ADD(spinning, one_with_general_registers) { 1, 200, BAD_GPR };
+FIXTURE_VARIANT_ADD(spinning, four_with_general_registers) { 4, 40, BAD_GPR };
+FIXTURE_VARIANT_ADD(spinning, four_with_flags) { 4, 15, BAD_FLAGS };
+FIXTURE_VARIANT_ADD(spinning, four_with_vector_registers) { 4, 15, BAD_VECTOR };
+FIXTURE_VARIANT_ADD(spinning, four_with_x87_stack) { 4, 15, BAD_X87 };
+FIXTURE_VARIANT_ADD(spinning, four_with_control_words) { 4, 15, BAD_CONTROL };
+FIXTURE_VARIANT_ADD(spinning, four_with_tls) { 4, 15, BAD_TLS };
 
 FIXTURE_SETUP(spinning)
 {
@@ -135,19 +116,11 @@ static int check_spinners(void *arg)
 
 TEST_F_GUARDED(spinning, are_unchanged_in_original_and_replica)
 {
-	unsigned int i, fork;
-	long pid;
+	struct rounds rounds = { .least = 5, .most = variant->forks };
+	unsigned int i;
 
-	for (fork = 0; fork < variant->forks; fork++) {
-		pid = replica_main(full_fork(0), check_spinners, NULL);
-		ASSERT_LT(0, pid)
-		{
-			TH_LOG("full fork %u: %s", fork, strerror(-pid));
-		}
-		expect_pass(_metadata, pid);
-		if (_metadata->exit_code)
-			break;
-	}
+	while (next_round(&rounds) && !_metadata->exit_code)
+		fork_and_pass(_metadata, 0, check_spinners, NULL);
 	for (i = 0; i < variant->threads; i++)
 		EXPECT_EQ(0, load(&spinners[i].bad) & watched);
 }

@@ -10,7 +10,6 @@
 #define MACHINES 6
 #define STACK_SIZE 65536
 #define HAS_WAITERS 0x80000000
-#define FORKS 10
 
 /* A thread of the runtime; the first half spins, the others park. */
 struct machine {
@@ -205,8 +204,7 @@ static int check_runtime(void *unused)
 
 FIXTURE(runtime)
 {
-	__u64 flags;
-	pid_t init;
+	struct other_ns ns;
 };
 
 FIXTURE_VARIANT(runtime)
@@ -220,23 +218,15 @@ FIXTURE_VARIANT_ADD(runtime, in_namespace_made_by_the_call) { };
 FIXTURE_SETUP(runtime)
 {
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
-	self->flags = CLONE_KEEP_TIDS;
+	require_root(_metadata, "PID namespaces");
 	start_runtime(_metadata);
-	if (variant->entered) {
-		self->init = start_init(_metadata);
-		enter_pid_ns(_metadata, self->init);
-	} else {
-		self->flags |= CLONE_NEWPID;
-	}
+	start_other_ns(_metadata, &self->ns, variant->entered);
 }
 
 FIXTURE_TEARDOWN(runtime)
 {
 	end_runtime(_metadata);
-	if (self->init)
-		end_init(_metadata, self->init);
+	end_other_ns(_metadata, &self->ns);
 }
 
 static void fork_holding_lock(struct __test_metadata *_metadata, __u64 flags)
@@ -253,11 +243,11 @@ static void fork_holding_lock(struct __test_metadata *_metadata, __u64 flags)
 	expect_pass(_metadata, pid);
 }
 
-TEST_F(runtime, goes_on_in_the_replica)
+TEST_F_LONG(runtime, goes_on_in_the_replica)
 {
 	struct machine *m = &runtime.machine[0];
 
-	fork_holding_lock(_metadata, self->flags);
+	fork_holding_lock(_metadata, self->ns.flags);
 	EXPECT_TRUE(machine_advances(m, &m->steps));
 	EXPECT_EQ(0, signal_machine(m));
 }
@@ -277,18 +267,16 @@ static void *preempt_all(void *unused)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(runtime, goes_on_while_preempted, 120)
+TEST_F_LONG(runtime, goes_on_while_preempted)
 {
+	struct rounds rounds = { .least = 3, .most = 10 };
 	pthread_t preempter;
-	unsigned int i;
 
-	if (variant->entered)
-		leave_pid_ns(_metadata);
+	leave_other_ns(_metadata, &self->ns);
 	ASSERT_EQ(0, pthread_create(&preempter, NULL, preempt_all, NULL));
-	if (variant->entered)
-		enter_pid_ns(_metadata, self->init);
-	for (i = 0; i < FORKS; i++)
-		fork_holding_lock(_metadata, self->flags);
+	enter_other_ns(_metadata, &self->ns);
+	while (next_round(&rounds))
+		fork_holding_lock(_metadata, self->ns.flags);
 	store(&preempter_ends, 1);
 	ASSERT_EQ(0, pthread_join(preempter, NULL));
 }
@@ -304,15 +292,10 @@ static int expect_stale_tids(void *unused)
 }
 
 /* The limit of the form without CLONE_KEEP_TIDS. */
-TEST_F(runtime, has_stale_tids_without_the_flag)
+TEST_F_LONG(runtime, has_stale_tids_without_the_flag)
 {
-	long pid;
-
-	if (variant->entered)
-		leave_pid_ns(_metadata);
-	pid = replica_main(full_fork(0), expect_stale_tids, NULL);
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	leave_other_ns(_metadata, &self->ns);
+	fork_and_pass(_metadata, 0, expect_stale_tids, NULL);
 }
 
 TEST_HARNESS_MAIN

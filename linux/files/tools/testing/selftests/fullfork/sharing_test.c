@@ -89,26 +89,12 @@ FIXTURE_TEARDOWN(sharing)
 }
 
 /* Runs @fn in the replica only, then ends the threads of the original. */
-static void run_in_replica(struct __test_metadata *_metadata,
-			   int (*fn)(void *arg), bool by_sibling)
+static void run_then_look(struct __test_metadata *_metadata, bool by_sibling,
+			  int (*fn)(void *arg))
 {
-	struct step step = { .fn = fn };
-	pthread_t thread;
-
-	if (by_sibling) {
-		start_thread(&thread, fork_in_thread, &step);
-		join_thread(thread);
-	} else {
-		fork_in_thread(&step);
-	}
-	ASSERT_LT(0, step.pid)
-	{
-		TH_LOG("full fork: %s", strerror(-step.pid));
-	}
-	expect_pass(_metadata, step.pid);
+	run_in_replica(_metadata, by_sibling, fn);
 	let_look();
-	open_own_gate();
-	EXPECT_EQ(REPLICA_PASS, join_threads(MEMBERS));
+	end_threads(_metadata, MEMBERS);
 }
 
 static int change_directory(void *arg)
@@ -126,7 +112,7 @@ static int change_directory(void *arg)
 
 TEST_F_GUARDED(sharing, of_directory_and_umask_is_kept)
 {
-	run_in_replica(_metadata, change_directory, false);
+	run_then_look(_metadata, false, change_directory);
 	EXPECT_STREQ("/proc", seen[PLAIN].cwd);
 	EXPECT_EQ(022, seen[PLAIN].umask);
 	EXPECT_STREQ("/tmp", seen[OWN_FS].cwd);
@@ -134,7 +120,7 @@ TEST_F_GUARDED(sharing, of_directory_and_umask_is_kept)
 
 TEST_F_GUARDED(sharing, of_directory_is_kept_when_a_sibling_calls)
 {
-	run_in_replica(_metadata, change_directory, true);
+	run_then_look(_metadata, true, change_directory);
 	EXPECT_STREQ("/proc", seen[PLAIN].cwd);
 	EXPECT_STREQ("/tmp", seen[OWN_FS].cwd);
 }
@@ -154,7 +140,7 @@ static int open_file(void *arg)
 TEST_F_GUARDED(sharing, of_open_files_is_kept)
 {
 	opened = 77;
-	run_in_replica(_metadata, open_file, false);
+	run_then_look(_metadata, false, open_file);
 	EXPECT_FALSE(seen[PLAIN].has_fd);
 	EXPECT_EQ(-1, fcntl(77, F_GETFD));
 }
@@ -162,7 +148,7 @@ TEST_F_GUARDED(sharing, of_open_files_is_kept)
 TEST_F_GUARDED(sharing, of_open_files_is_kept_when_a_sibling_calls)
 {
 	opened = 77;
-	run_in_replica(_metadata, open_file, true);
+	run_then_look(_metadata, true, open_file);
 	EXPECT_FALSE(seen[PLAIN].has_fd);
 	EXPECT_EQ(-1, fcntl(77, F_GETFD));
 }
@@ -182,7 +168,7 @@ static int clear_dumpable(void *arg)
 TEST_F_GUARDED(sharing, of_dumpable_is_kept)
 {
 	ASSERT_EQ(0, prctl(PR_SET_DUMPABLE, 1));
-	run_in_replica(_metadata, clear_dumpable, false);
+	run_then_look(_metadata, false, clear_dumpable);
 	EXPECT_EQ(1, prctl(PR_GET_DUMPABLE));
 	EXPECT_EQ(1, seen[PLAIN].dumpable);
 }
@@ -198,7 +184,7 @@ static int be_undumpable(void *arg)
 TEST_F_GUARDED(sharing, of_dumpable_is_kept_when_it_is_off)
 {
 	ASSERT_EQ(0, prctl(PR_SET_DUMPABLE, 0));
-	run_in_replica(_metadata, be_undumpable, false);
+	run_then_look(_metadata, false, be_undumpable);
 }
 
 static int compare_kernel_objects(void *arg)
@@ -232,16 +218,12 @@ static int compare_kernel_objects(void *arg)
 
 TEST_F_GUARDED(sharing, of_kernel_objects_is_kept)
 {
-	struct step step = { .fn = compare_kernel_objects };
-
-	if (kcmp(getpid(), getpid(), KCMP_VM))
-		SKIP(return, "no kcmp()");
-	fork_in_thread(&step);
-	ASSERT_LT(0, step.pid);
-	expect_pass(_metadata, step.pid);
-	EXPECT_EQ(REPLICA_PASS, compare_kernel_objects(NULL));
-	open_own_gate();
-	EXPECT_EQ(REPLICA_PASS, join_threads(MEMBERS));
+	ASSERT_EQ(0, kcmp(getpid(), getpid(), KCMP_VM))
+	{
+		TH_LOG("kcmp: %s", strerror(errno));
+	}
+	run_in_both(_metadata, false, compare_kernel_objects);
+	end_threads(_metadata, MEMBERS);
 }
 
 static int be_in_the_same_groups(void *arg)
@@ -256,7 +238,7 @@ static int be_in_the_same_groups(void *arg)
 
 TEST_F_GUARDED(sharing, of_session_and_process_group_is_joined)
 {
-	run_in_replica(_metadata, be_in_the_same_groups, false);
+	run_then_look(_metadata, false, be_in_the_same_groups);
 }
 
 static int start_and_unshare(void *arg)
@@ -275,7 +257,7 @@ static int start_and_unshare(void *arg)
 TEST_F_GUARDED(sharing, ends_by_unshare_in_the_replica)
 {
 	opened = 77;
-	run_in_replica(_metadata, start_and_unshare, false);
+	run_then_look(_metadata, false, start_and_unshare);
 }
 
 TEST_HARNESS_MAIN

@@ -284,9 +284,10 @@ enum {
 	WORD_SEEN,
 };
 
-static void send_signals(pid_t pid)
+static void send_signals(void)
 {
 	union sigval value = {};
+	pid_t pid = getppid();
 	unsigned int turn = 0;
 
 	while (!load(&report->word[WORD_END])) {
@@ -321,36 +322,31 @@ static int see_no_signal(void *arg)
 }
 
 /*
- * 60 forks: with some hundred signals for each, nearly all meet some thread
- * of nine with one of them pending (get_signal() before the park, and the
- * check for pending signals in copy_process(), which must not apply).
+ * 60 forks, or 10 at least: with some hundred signals for each, nearly all meet
+ * some thread of nine with one of them pending (get_signal() before the park,
+ * and the check for pending signals in copy_process(), which must not apply).
  */
 TEST_F_GUARDED(signals, arriving_meanwhile_are_neither_lost_nor_doubled)
 {
-	pid_t sender, target = getpid();
+	struct rounds rounds = { .least = 10, .most = 60 };
 	unsigned int i;
+	pid_t sender;
 	__u32 before;
 	int status;
 	long pid;
 
 	install(_metadata, SIGRTMIN, count_received, SA_RESTART);
 	install(_metadata, SIGUSR1, count_handled, SA_RESTART);
-	sender = fork();
-	ASSERT_LE(0, sender);
-	if (!sender) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		send_signals(target);
-		_exit(0);
-	}
+	sender = start_process(_metadata, send_signals);
 	for (i = 0; i < THREADS; i++)
 		start_thread(&threads[i], wait_stop, (void *)(long)i);
-	for (i = 0; i < 60; i++) {
+	while (next_round(&rounds)) {
 		before = load(&received);
 		store(&report->word[WORD_SEEN], before);
 		pid = replica_main(full_fork(0), see_no_signal, &before);
 		ASSERT_LT(0, pid)
 		{
-			TH_LOG("full fork %u: %s", i, strerror(-pid));
+			TH_LOG("full fork %u: %s", rounds.nr, strerror(-pid));
 		}
 		/* Signals go on: the replica is waited for as they come. */
 		while (waitpid(pid, &status, WNOHANG) != pid) {
@@ -367,7 +363,7 @@ TEST_F_GUARDED(signals, arriving_meanwhile_are_neither_lost_nor_doubled)
 	EXPECT_TRUE(wait_until(load(&received) >=
 			       load(&report->word[WORD_SENT]), DEADLINE));
 	EXPECT_EQ(load(&report->word[WORD_SENT]), load(&received));
-	EXPECT_LT(60, load(&received));
+	EXPECT_LT(rounds.nr, load(&received));
 	EXPECT_LT(0, load(&handled));
 	store(&stop, 1);
 	EXPECT_EQ(REPLICA_PASS, join_threads(THREADS));
@@ -386,18 +382,14 @@ static int have_no_timers(void *arg)
 
 TEST_F_GUARDED(signals, of_timers_stay_with_the_original)
 {
-	struct itimerval it = { .it_value.tv_sec = 100 };
-	struct step step = { .fn = have_no_timers };
+	struct itimerval it = { .it_value.tv_sec = 1000 };
 
 	ASSERT_EQ(0, setitimer(ITIMER_REAL, &it, NULL));
 	start_sleepers(_metadata, 2, pass_gate);
-	fork_in_thread(&step);
-	ASSERT_LT(0, step.pid);
-	expect_pass(_metadata, step.pid);
+	run_in_replica(_metadata, false, have_no_timers);
 	ASSERT_EQ(0, getitimer(ITIMER_REAL, &it));
-	EXPECT_LT(70, it.it_value.tv_sec);
-	open_own_gate();
-	EXPECT_EQ(REPLICA_PASS, join_threads(2));
+	EXPECT_LT(1000 - TEST_DEADLINE, it.it_value.tv_sec);
+	end_threads(_metadata, 2);
 }
 
 static int have_no_pdeath_signal(void *arg)
@@ -411,18 +403,14 @@ static int have_no_pdeath_signal(void *arg)
 
 TEST_F_GUARDED(signals, at_the_parents_death_are_not_inherited)
 {
-	struct step step = { .fn = have_no_pdeath_signal };
 	int sig = 0;
 
 	ASSERT_EQ(0, prctl(PR_SET_PDEATHSIG, SIGUSR2));
 	start_sleepers(_metadata, 2, pass_gate);
-	fork_in_thread(&step);
-	ASSERT_LT(0, step.pid);
-	expect_pass(_metadata, step.pid);
+	run_in_replica(_metadata, false, have_no_pdeath_signal);
 	ASSERT_EQ(0, prctl(PR_GET_PDEATHSIG, &sig));
 	EXPECT_EQ(SIGUSR2, sig);
-	open_own_gate();
-	EXPECT_EQ(REPLICA_PASS, join_threads(2));
+	end_threads(_metadata, 2);
 }
 
 TEST_HARNESS_MAIN

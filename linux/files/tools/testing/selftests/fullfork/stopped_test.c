@@ -25,13 +25,7 @@ static void *spin(void *unused)
 	return NULL;
 }
 
-static void record_worker(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, 0);
-}
-
-static int run_workers(void *ws)
+static int step_and_run_workers(void *ws)
 {
 	add(&report->word[REPLICA_STEPS], 1);
 	return run_replica_workers(ws);
@@ -48,36 +42,26 @@ FIXTURE(process)
 
 #define THREADS 5
 
+static bool is_stopped(pid_t pid, pid_t tid)
+{
+	return task_state(pid, tid) == 'T';
+}
+
 static bool all_stopped(pid_t pid)
 {
-	char path[64];
-	struct dirent *entry;
-	int stopped = 0;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	while ((entry = readdir(dir)))
-		stopped += entry->d_name[0] != '.' &&
-			   task_state(pid, atoi(entry->d_name)) == 'T';
-	closedir(dir);
-	return stopped == THREADS;
+	return count_tasks(pid, is_stopped) == THREADS;
 }
 
 FIXTURE_SETUP(process)
 {
 	require_fullfork(_metadata);
-	sigemptyset(&self->sigchld);
-	sigaddset(&self->sigchld, SIGCHLD);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->sigchld, NULL));
+	self->sigchld = block_signal(_metadata, SIGCHLD);
 	original_pid = getpid();
 	start_workers(_metadata, &self->ws, 3, NULL, record_worker);
 	ASSERT_EQ(0, pthread_create(&self->spinner, NULL, spin, NULL));
 	ASSERT_TRUE(wait_until(load(&original_steps), DEADLINE));
 
-	self->pid = replica_main(full_fork(CLONE_STOPPED), run_workers,
+	self->pid = replica_main(full_fork(CLONE_STOPPED), step_and_run_workers,
 				 &self->ws);
 	ASSERT_LT(0, self->pid);
 }
@@ -96,7 +80,7 @@ static void continue_and_pass(struct __test_metadata *_metadata, pid_t pid)
 	EXPECT_EQ(3, report->recorded);
 }
 
-TEST_F(process, has_every_thread_stopped)
+TEST_F_LONG(process, has_every_thread_stopped)
 {
 	EXPECT_TRUE(wait_until(all_stopped(self->pid), DEADLINE))
 	{
@@ -106,7 +90,7 @@ TEST_F(process, has_every_thread_stopped)
 	continue_and_pass(_metadata, self->pid);
 }
 
-TEST_F(process, shows_the_stop_to_its_parent)
+TEST_F_LONG(process, shows_the_stop_to_its_parent)
 {
 	struct timespec now = {};
 	siginfo_t info;
@@ -125,7 +109,7 @@ TEST_F(process, shows_the_stop_to_its_parent)
 	continue_and_pass(_metadata, self->pid);
 }
 
-TEST_F(process, runs_nothing_before_sigcont)
+TEST_F_LONG(process, runs_nothing_before_sigcont)
 {
 	__u32 steps;
 
@@ -144,7 +128,7 @@ TEST_F(process, runs_nothing_before_sigcont)
 	expect_pass(_metadata, self->pid);
 }
 
-TEST_F(process, goes_on_at_sigcont)
+TEST_F_LONG(process, goes_on_at_sigcont)
 {
 	struct timespec wait = { .tv_sec = DEADLINE };
 	siginfo_t info;
@@ -159,7 +143,7 @@ TEST_F(process, goes_on_at_sigcont)
 	EXPECT_EQ(3, report->recorded);
 }
 
-TEST_F(process, is_ended_by_sigkill)
+TEST_F_LONG(process, is_ended_by_sigkill)
 {
 	int status;
 
@@ -171,7 +155,7 @@ TEST_F(process, is_ended_by_sigkill)
 	EXPECT_EQ(0, report->word[REPLICA_STEPS]);
 }
 
-TEST_F(process, keeps_other_signals_until_sigcont)
+TEST_F_LONG(process, keeps_other_signals_until_sigcont)
 {
 	int status;
 
@@ -185,7 +169,7 @@ TEST_F(process, keeps_other_signals_until_sigcont)
 	EXPECT_EQ(0, report->recorded);
 }
 
-TEST_F(process, leaves_the_original_running)
+TEST_F_LONG(process, leaves_the_original_running)
 {
 	unsigned int i;
 	__u32 steps;
@@ -220,7 +204,7 @@ static int take_step(void *unused)
 	return REPLICA_PASS;
 }
 
-TEST_F(single_thread, has_its_replica_stopped)
+TEST_F_LONG(single_thread, has_its_replica_stopped)
 {
 	int status;
 	long pid;
@@ -238,7 +222,7 @@ TEST_F(single_thread, has_its_replica_stopped)
 	EXPECT_EQ(1, load(&report->word[REPLICA_STEPS]));
 }
 
-TEST_F(single_thread, stops_with_no_exit_signal)
+TEST_F_LONG(single_thread, stops_with_no_exit_signal)
 {
 	struct fullfork_args args = {
 		.flags = CLONE_ALL_THREADS | CLONE_STOPPED,

@@ -3,25 +3,16 @@
  * Full fork selftests: a process whose threads are busy during the call
  */
 
+#include "fullfork_exec.h"
 #include "fullfork_sync.h"
 #include <spawn.h>
 #include <sys/time.h>
 
-#define STACK_SIZE 16384
 #define CODE_SPAWNED 6
 
 static __u32 stop;
 static __u32 turns[THREADS];
-static char child_stack[THREADS][STACK_SIZE];	/* clone() aligns it */
-
-/* Programs that tests execute are this one, with that in the environment. */
-static __attribute__((constructor)) void exit_if_executed(void)
-{
-	const char *code = getenv("FULLFORK_TEST_EXIT");
-
-	if (code)
-		_exit(atoi(code));
-}
+static char child_stack[THREADS][CLONE_STACK_SIZE];
 
 FIXTURE(storm)
 {
@@ -59,22 +50,14 @@ static void end_storm(struct __test_metadata *_metadata, int count)
 	EXPECT_TRUE(reap_all(DEADLINE));
 }
 
-static void fork_often(struct __test_metadata *_metadata, int forks,
+/* @forks, but on a slow machine fewer: a tenth at least. */
+static void fork_often(struct __test_metadata *_metadata, unsigned int forks,
 		       int (*fn)(void *arg))
 {
-	long pid;
-	int i;
+	struct rounds rounds = { .least = forks / 10, .most = forks };
 
-	for (i = 0; i < forks; i++) {
-		pid = replica_main(full_fork(0), fn, NULL);
-		ASSERT_LT(0, pid)
-		{
-			TH_LOG("full fork %d: %s", i, strerror(-pid));
-		}
-		expect_pass(_metadata, pid);
-		if (_metadata->exit_code)
-			break;
-	}
+	while (next_round(&rounds) && !_metadata->exit_code)
+		fork_and_pass(_metadata, 0, fn, NULL);
 }
 
 static int end_at_once(void *arg)
@@ -82,32 +65,13 @@ static int end_at_once(void *arg)
 	return REPLICA_PASS;
 }
 
-/*
- * Threads by clone() itself: the C library's pthread_create() takes a
- * recursive lock of its own, which has no owner in the replica if it was held
- * at that instant.
- */
-static int end_thread(void *arg)
-{
-	return 0;
-}
-
 static void *create_and_join(void *arg)
 {
-	const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-			  CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID |
-			  CLONE_CHILD_CLEARTID;
 	static __u32 words[THREADS];
 	long index = (long)arg;
-	__u32 *word = &words[index], seen;
 
 	while (!load(&stop)) {
-		store(word, 1);
-		thread_check(clone(end_thread, child_stack[index] + STACK_SIZE,
-				   flags, NULL, word, NULL, word) > 0);
-		/* As the library joins; the kernel wakes shared waiters. */
-		while ((seen = load(word)))
-			futex_wait(word, seen, 0, -1);
+		thread_check(clone_and_join(child_stack[index], &words[index]));
 		add(&turns[index], 1);
 	}
 	return NULL;
@@ -222,14 +186,14 @@ static void *fork_and_wait(void *arg)
 
 static int exec_and_exit(void *arg)
 {
-	execl("/proc/self/exe", "fullfork", NULL);
+	execute_self();
 	_exit(1);
 }
 
 /* What vfork() is, with a stack of its own. */
 static void *vfork_and_wait(void *arg)
 {
-	char *top = child_stack[(long)arg] + STACK_SIZE;
+	char *top = child_stack[(long)arg] + CLONE_STACK_SIZE;
 	int status;
 	pid_t pid;
 
@@ -273,7 +237,7 @@ static void *make_children(void *arg)
 
 TEST_F_GUARDED(storm, of_children_goes_on)
 {
-	ASSERT_EQ(0, setenv("FULLFORK_TEST_EXIT", "6", 1));
+	ASSERT_EQ(0, set_exec_code(CODE_SPAWNED));
 	start_storm(_metadata, 3, make_children);
 	fork_often(_metadata, 40, end_at_once);
 	end_storm(_metadata, 3);
@@ -305,29 +269,16 @@ static void *vfork_once(void *arg)
 	pid_t pid;
 
 	arrive((long)arg);
-	pid = clone(wait_in_vfork, child_stack[0] + STACK_SIZE,
+	pid = clone(wait_in_vfork, child_stack[0] + CLONE_STACK_SIZE,
 		    CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
 	thread_check(pid > 0 && waitpid(pid, &status, 0) == pid);
 	thread_check(status == CODE_SPAWNED << 8);
 	return arg + 100;
 }
 
-static bool has_thread_in(pid_t pid, long nr)
+static bool is_in_clone3(pid_t pid, pid_t tid)
 {
-	char path[64];
-	struct dirent *entry;
-	bool found = false;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	while ((entry = readdir(dir)))
-		found |= atoi(entry->d_name) > 0 &&
-			 task_syscall(pid, atoi(entry->d_name)) == nr;
-	closedir(dir);
-	return found;
+	return task_syscall(pid, tid) == __NR_clone3;
 }
 
 static void start_vfork(struct __test_metadata *_metadata)
@@ -367,7 +318,7 @@ TEST_F_GUARDED(vfork, that_outlasts_the_bound_is_ebusy)
 	set_word(&report->word[WORD_RELEASE], 1);
 	EXPECT_EQ(REPLICA_PASS, join_threads(1));
 	/* And everything goes on. */
-	fork_often(_metadata, 1, end_at_once);
+	fork_and_pass(_metadata, 0, end_at_once, NULL);
 }
 
 /* A process of its own, as nothing runs in the one whose call waits. */
@@ -392,7 +343,7 @@ static pid_t start_waiting_call(struct __test_metadata *_metadata)
 		replica_exit(join_threads(1));
 	}
 	ASSERT_TRUE(wait_until(load(&report->word[WORD_CHILD]) &&
-			       has_thread_in(pid, __NR_clone3), DEADLINE));
+			       count_tasks(pid, is_in_clone3) > 0, DEADLINE));
 	return pid;
 }
 

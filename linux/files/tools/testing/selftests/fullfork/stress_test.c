@@ -9,7 +9,6 @@
 #include "fullfork_sync.h"
 #include "fullfork_registers.h"
 
-#define STACK_SIZE 16384
 #define WORKERS 12
 
 enum {
@@ -19,28 +18,15 @@ enum {
 	WORD_BAD_LINE,
 };
 
-static char child_stack[2][STACK_SIZE];
+static char child_stack[2][CLONE_STACK_SIZE];
 static __u32 turns[WORKERS];
 static __u32 ball;
 
-static int end_thread(void *arg)
-{
-	return 0;
-}
-
 static void create_and_join(long index)
 {
-	const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-			  CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID |
-			  CLONE_CHILD_CLEARTID;
 	static __u32 words[2];
-	__u32 *word = &words[index], seen;
 
-	store(word, 1);
-	thread_check(clone(end_thread, child_stack[index] + STACK_SIZE, flags,
-			   NULL, word, NULL, word) > 0);
-	while ((seen = load(word)))
-		futex_wait(word, seen, 0, -1);
+	thread_check(clone_and_join(child_stack[index], &words[index]));
 }
 
 static void spin(long index)
@@ -172,14 +158,12 @@ static void nop(int sig)
 {
 }
 
-static __noreturn void run_subject(void)
+static void run_subject(void)
 {
 	pthread_t thread[WORKERS + 2];
 	sigset_t set;
 	long i;
 
-	original_pid = sys_getpid();
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* The calls of the workers are to end as they do without signals. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
@@ -258,10 +242,7 @@ static void run_life(struct __test_metadata *_metadata, unsigned int *seed)
 	pid_t pid;
 
 	memset(report->word, 0, sizeof(report->word));
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid)
-		run_subject();
+	pid = start_process(_metadata, run_subject);
 	while (now_ms() < end) {
 		spin_us(rand_r(seed) % 3000);
 		switch (rand_r(seed) % 4) {

@@ -294,22 +294,14 @@ TEST_F_GUARDED(threads, meet_at_a_barrier)
 	run_in_both(_metadata, variant->by_sibling, complete_barrier);
 }
 
+static bool is_other_awake(pid_t pid, pid_t tid)
+{
+	return tid != sys_gettid() && !is_sleeping(pid, tid);
+}
+
 static bool all_others_sleep(void)
 {
-	struct dirent *entry;
-	DIR *dir = opendir("/proc/self/task");
-	bool asleep = true;
-
-	if (!dir)
-		return false;
-	while ((entry = readdir(dir))) {
-		pid_t tid = atoi(entry->d_name);
-
-		if (tid > 0 && tid != sys_gettid())
-			asleep &= is_sleeping(getpid(), tid);
-	}
-	closedir(dir);
-	return asleep;
+	return !count_tasks(getpid(), is_other_awake);
 }
 
 static int create_then_wake(void *arg)

@@ -6,18 +6,6 @@
 
 #define POISON 0xdeadbeef
 
-static void record_worker(struct worker *w, enum side side)
-{
-	/* w->tid is from before the copy: the original's. */
-	if (side == SIDE_REPLICA)
-		record(w->index, w->tid);
-}
-
-static int run_workers(void *ws)
-{
-	return run_replica_workers(ws);
-}
-
 FIXTURE(process)
 {
 	struct workers ws;
@@ -65,9 +53,7 @@ FIXTURE_SETUP(process)
 	char *addr;
 
 	require_fullfork(_metadata);
-	sigemptyset(&self->sigchld);
-	sigaddset(&self->sigchld, SIGCHLD);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->sigchld, NULL));
+	self->sigchld = block_signal(_metadata, SIGCHLD);
 	start_workers(_metadata, &self->ws, variant->threads - 1, NULL,
 		      record_worker);
 
@@ -96,20 +82,9 @@ FIXTURE_TEARDOWN(process)
 
 static long call(struct fullfork_args *args, struct workers *ws)
 {
-	return replica_main(sys_clone3(args, sizeof(*args)), run_workers, ws);
+	return replica_main(sys_clone3(args, sizeof(*args)),
+			    run_replica_workers, ws);
 }
-
-/* After a failure there is no child, and never was one that tells of it. */
-#define expect_nothing_left()						\
-do {									\
-	struct timespec now = {};					\
-									\
-	EXPECT_EQ(-1, waitpid(-1, NULL, __WALL | WNOHANG));		\
-	EXPECT_EQ(ECHILD, errno);					\
-	EXPECT_EQ(-1, sigtimedwait(&self->sigchld, NULL, &now));	\
-	EXPECT_EQ(0, report->recorded);					\
-	expect_census(self->census);					\
-} while (0)
 
 /* The control of the tests that expect a refusal. */
 #define expect_call_passes()						\
@@ -121,7 +96,7 @@ do {									\
 	EXPECT_EQ(self->ws.count, report->recorded);			\
 } while (0)
 
-TEST_F_TIMEOUT(process, names_every_thread, 120)
+TEST_F_LONG(process, names_every_thread)
 {
 	unsigned int i, k;
 	long pid;
@@ -148,7 +123,7 @@ TEST_F_TIMEOUT(process, names_every_thread, 120)
 	}
 }
 
-TEST_F_TIMEOUT(process, clears_the_other_entries, 120)
+TEST_F_LONG(process, clears_the_other_entries)
 {
 	unsigned int i;
 	long pid;
@@ -162,67 +137,67 @@ TEST_F_TIMEOUT(process, clears_the_other_entries, 120)
 	expect_pass(_metadata, pid);
 }
 
-TEST_F_TIMEOUT(process, takes_a_table_that_just_fits, 120)
+TEST_F_LONG(process, takes_a_table_that_just_fits)
 {
 	self->args.tid_map_size = variant->threads;
 	expect_call_passes();
 	EXPECT_TRUE(is_poisoned(self->map + variant->threads, 3));
 }
 
-TEST_F_TIMEOUT(process, rejects_too_few_entries, 120)
+TEST_F_LONG(process, rejects_too_few_entries)
 {
 	self->args.tid_map_size = variant->threads - 1;
 	EXPECT_EQ(-E2BIG, call(&self->args, &self->ws));
 	EXPECT_TRUE(is_poisoned(self->map, self->entries));
-	expect_nothing_left();
+	expect_nothing_left(_metadata, self->census, &self->sigchld);
 
 	self->args.tid_map_size++;
 	expect_call_passes();
 }
 
-TEST_F_TIMEOUT(process, rejects_size_without_address, 120)
+TEST_F_LONG(process, rejects_size_without_address)
 {
 	self->args.tid_map = 0;
 	EXPECT_EQ(-EFAULT, call(&self->args, &self->ws));
-	expect_nothing_left();
+	expect_nothing_left(_metadata, self->census, &self->sigchld);
 
 	self->args.tid_map = ptr_to_u64(self->map);
 	expect_call_passes();
 }
 
-TEST_F_TIMEOUT(process, rejects_bad_address, 120)
+TEST_F_LONG(process, rejects_bad_address)
 {
 	/* Behind the table, and in the upper half of the address space. */
 	self->args.tid_map = ptr_to_u64(self->map + self->entries);
 	EXPECT_EQ(-EFAULT, call(&self->args, &self->ws));
 	self->args.tid_map = 1ULL << 63;
 	EXPECT_EQ(-EFAULT, call(&self->args, &self->ws));
-	expect_nothing_left();
+	expect_nothing_left(_metadata, self->census, &self->sigchld);
 
 	self->args.tid_map = ptr_to_u64(self->map);
 	expect_call_passes();
 }
 
-TEST_F_TIMEOUT(process, rejects_table_with_a_bad_end, 120)
+TEST_F_LONG(process, rejects_table_with_a_bad_end)
 {
 	/* The last entry is the one that cannot be written. */
 	self->args.tid_map_size = self->entries + 1;
 	EXPECT_EQ(-EFAULT, call(&self->args, &self->ws));
 	EXPECT_TRUE(is_poisoned(self->map, self->entries));
-	expect_nothing_left();
+	expect_nothing_left(_metadata, self->census, &self->sigchld);
 
 	self->args.tid_map_size = self->entries;
 	expect_call_passes();
 }
 
-TEST_F_TIMEOUT(process, rejects_read_only_table, 120)
+TEST_F_LONG(process, rejects_read_only_table)
 {
 	void *start = (char *)(self->map + self->entries) - self->map_bytes;
 
 	ASSERT_EQ(0, mprotect(start, self->map_bytes, PROT_READ));
 	EXPECT_EQ(-EFAULT, call(&self->args, &self->ws));
 	EXPECT_TRUE(is_poisoned(self->map, self->entries));
-	expect_nothing_left();
+	expect_nothing_left(_metadata, self->census, &self->sigchld);
 
 	ASSERT_EQ(0, mprotect(start, self->map_bytes, PROT_READ | PROT_WRITE));
 	expect_call_passes();

@@ -30,24 +30,12 @@ static void *spin_and_count(void *arg)
 	return NULL;
 }
 
-static bool is_traced(pid_t pid)
+static bool is_traced(pid_t pid, pid_t tid)
 {
-	char path[300], tracer[16];
-	struct dirent *entry;
-	bool traced = false;
-	DIR *dir;
+	char tracer[16];
 
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	while ((entry = readdir(dir)))
-		if (atoi(entry->d_name) > 0 &&
-		    read_status_field(pid, atoi(entry->d_name), "TracerPid",
-				      tracer, sizeof(tracer)))
-			traced |= atoi(tracer) > 0;
-	closedir(dir);
-	return traced;
+	return read_status_field(pid, tid, "TracerPid", tracer,
+				 sizeof(tracer)) && atoi(tracer) > 0;
 }
 
 /* Nobody steps the replica of a thread, nor stops it. */
@@ -57,7 +45,7 @@ static int see_spinner_run(void *arg)
 
 	replica_assert(wait_until(load(&spins) - before > 1000, DEADLINE / 2));
 	if (!load(&report->word[WORD_TRACED]))
-		replica_assert(!is_traced(sys_getpid()));
+		replica_assert_eq(0, count_tasks(sys_getpid(), is_traced));
 	open_own_gate();
 	replica_assert_eq(0, pthread_join(threads[1], NULL));
 	return REPLICA_PASS;
@@ -83,9 +71,8 @@ static void fork_and_report(void)
 	add(&report->word[WORD_DONE], 1);
 }
 
-static __noreturn void run_subject(void)
+static void run_subject(void)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (pthread_create(&threads[0], NULL, spin_and_count, (void *)0) ||
 	    pthread_create(&threads[1], NULL, pass_gate, (void *)1))
 		_exit(1);
@@ -111,10 +98,7 @@ FIXTURE(traced)
 FIXTURE_SETUP(traced)
 {
 	setup_threads(_metadata);
-	self->subject = fork();
-	ASSERT_LE(0, self->subject);
-	if (!self->subject)
-		run_subject();
+	self->subject = start_process(_metadata, run_subject);
 	ASSERT_TRUE(wait_word(&report->word[WORD_READY], 0));
 	self->spinner = load(&report->word[WORD_SPINNER]);
 	self->sleeper = load(&report->word[WORD_SLEEPER]);
@@ -288,18 +272,21 @@ TEST_F_GUARDED(traced, thread_that_is_single_stepped_is_copied_running)
 	EXPECT_EQ(0, load(&report->word[WORD_ERROR]));
 }
 
-/* Each of the stops meets some other moment of the 20 calls. */
+/* Each of the stops meets some other moment of the calls. */
 TEST_F_GUARDED(traced, thread_is_attached_and_detached_all_the_time)
 {
-	int rounds = 0;
+	struct rounds rounds = { .least = 5, .most = 20 };
 
-	command(20);
-	while (!is_done() || rounds < 20) {
-		seize(_metadata, self->spinner, 0);
-		ASSERT_EQ(0, ptrace(PTRACE_INTERRUPT, self->spinner, 0, 0));
-		wait_stop(_metadata, self->spinner);
-		ASSERT_EQ(0, ptrace(PTRACE_DETACH, self->spinner, 0, 0));
-		rounds++;
+	while (next_round(&rounds)) {
+		command(1);
+		do {
+			seize(_metadata, self->spinner, 0);
+			ASSERT_EQ(0, ptrace(PTRACE_INTERRUPT, self->spinner, 0,
+					    0));
+			wait_stop(_metadata, self->spinner);
+			ASSERT_EQ(0, ptrace(PTRACE_DETACH, self->spinner, 0,
+					    0));
+		} while (!is_done());
 	}
 	expect_done(_metadata);
 	EXPECT_EQ(0, load(&report->word[WORD_ERROR]));

@@ -10,17 +10,6 @@
 #define INSTANCE TRACEFS "instances/fullfork_selftest"
 #define NR_WORKERS 3
 
-static void record_worker(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, sys_gettid());
-}
-
-static int run_workers(void *ws)
-{
-	return run_replica_workers(ws);
-}
-
 /* A process of four threads, with a trace buffer of its own. */
 FIXTURE(traced)
 {
@@ -31,6 +20,7 @@ FIXTURE(traced)
 FIXTURE_SETUP(traced)
 {
 	require_fullfork(_metadata);
+	require_root(_metadata, "tracing");
 	start_workers(_metadata, &self->ws, NR_WORKERS, NULL, record_worker);
 	rmdir(INSTANCE);
 	ASSERT_EQ(0, mkdir(INSTANCE, 0700));
@@ -69,13 +59,10 @@ static int count(const char *log, const char *what)
 	return n;
 }
 
-TEST_F(traced, tells_of_every_replica)
+TEST_F_LONG(traced, tells_of_every_replica)
 {
 	char pair[64];
-	long pid = replica_main(full_fork(0), run_workers, &self->ws);
-
-	ASSERT_LT(0, pid);
-	expect_pass(_metadata, pid);
+	long pid = fork_and_pass(_metadata, 0, run_replica_workers, &self->ws);
 
 	read_trace(_metadata, self->log, sizeof(self->log));
 	EXPECT_EQ(1, count(self->log, "fullfork_start: flags=0x4000000000000000 nr_threads=4"));
@@ -88,7 +75,7 @@ TEST_F(traced, tells_of_every_replica)
 	EXPECT_EQ(0, count(self->log, "fullfork_abort:"));
 }
 
-TEST_F(traced, tells_why_a_call_failed)
+TEST_F_LONG(traced, tells_why_a_call_failed)
 {
 	char reason[96];
 	void *area = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
@@ -96,7 +83,8 @@ TEST_F(traced, tells_why_a_call_failed)
 
 	ASSERT_NE(MAP_FAILED, area);
 	ASSERT_EQ(0, madvise(area, 4096, MADV_DONTFORK));
-	ASSERT_EQ(-EOPNOTSUPP, replica_main(full_fork(0), run_workers, &self->ws));
+	ASSERT_EQ(-EOPNOTSUPP, replica_main(full_fork(0), run_replica_workers,
+					    &self->ws));
 
 	read_trace(_metadata, self->log, sizeof(self->log));
 	snprintf(reason, sizeof(reason),

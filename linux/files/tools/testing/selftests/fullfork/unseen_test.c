@@ -8,24 +8,13 @@
 #include <sys/time.h>
 
 /* Often enough for a signal that comes late to be seen. */
-#define FORKS 20
+static struct rounds rounds = { .least = 4, .most = 20 };
 
 /* Words of the report */
 enum {
 	IS_DONE,		/* set by the subject */
 	MAY_END,		/* set by its parent */
 };
-
-static void record_worker(struct worker *w, enum side side)
-{
-	if (side == SIDE_REPLICA)
-		record(w->index, 0);
-}
-
-static int run_workers(void *ws)
-{
-	return run_replica_workers(ws);
-}
 
 /* One full fork whose replica runs @fn and of whose end nobody is told. */
 static void fork_unseen(struct __test_metadata *_metadata, __u64 flags,
@@ -75,7 +64,7 @@ static void count_signal(int unused)
 	add(&handled, 1);
 }
 
-TEST_F(original, runs_no_handler)
+TEST_F_LONG(original, runs_no_handler)
 {
 	struct sigaction sa = { .sa_handler = count_signal };
 	int handlers = 0;
@@ -85,8 +74,8 @@ TEST_F(original, runs_no_handler)
 	for (i = 1; i < _NSIG; i++)
 		handlers += !sigaction(i, &sa, NULL);
 	ASSERT_LT(50, handlers);
-	for (i = 0; i < FORKS; i++)
-		fork_unseen(_metadata, 0, run_workers, &self->ws);
+	while (next_round(&rounds))
+		fork_unseen(_metadata, 0, run_replica_workers, &self->ws);
 	EXPECT_EQ(0, handled);
 	EXPECT_EQ(0, sigpending(&pending));
 	EXPECT_TRUE(sigisemptyset(&pending));
@@ -96,14 +85,14 @@ TEST_F(original, runs_no_handler)
 	EXPECT_TRUE(wait_until(load(&handled) == 1, DEADLINE));
 }
 
-TEST_F(original, keeps_threads_and_files)
+TEST_F_LONG(original, keeps_threads_and_files)
 {
 	struct census before = take_census();
 	pid_t pid = getpid(), tid = sys_gettid();
 	unsigned int i;
 
-	for (i = 0; i < FORKS; i++)
-		fork_unseen(_metadata, 0, run_workers, &self->ws);
+	while (next_round(&rounds))
+		fork_unseen(_metadata, 0, run_replica_workers, &self->ws);
 	expect_census(before);
 	EXPECT_EQ(pid, getpid());
 	EXPECT_EQ(tid, sys_gettid());
@@ -113,7 +102,7 @@ TEST_F(original, keeps_threads_and_files)
 	}
 }
 
-TEST_F(original, keeps_its_status)
+TEST_F_LONG(original, keeps_its_status)
 {
 	static const char * const fields[] = {
 		"Name", "Umask", "Tgid", "Pid", "PPid", "Uid", "Gid", "Groups",
@@ -138,7 +127,7 @@ TEST_F(original, keeps_its_status)
 		for (t = 0; t < ARRAY_SIZE(tid); t++)
 			ASSERT_TRUE(read_status_field(pid, tid[t], fields[i],
 						      before[i][t], 128));
-	fork_unseen(_metadata, 0, run_workers, &self->ws);
+	fork_unseen(_metadata, 0, run_replica_workers, &self->ws);
 	for (i = 0; i < ARRAY_SIZE(fields); i++) {
 		for (t = 0; t < ARRAY_SIZE(tid); t++) {
 			ASSERT_TRUE(read_status_field(pid, tid[t], fields[i],
@@ -151,14 +140,14 @@ TEST_F(original, keeps_its_status)
 	}
 }
 
-TEST_F(original, keeps_its_limits)
+TEST_F_LONG(original, keeps_its_limits)
 {
 	struct rlimit before[RLIM_NLIMITS], after;
 	int i;
 
 	for (i = 0; i < RLIM_NLIMITS; i++)
 		ASSERT_EQ(0, getrlimit(i, &before[i]));
-	fork_unseen(_metadata, 0, run_workers, &self->ws);
+	fork_unseen(_metadata, 0, run_replica_workers, &self->ws);
 	for (i = 0; i < RLIM_NLIMITS; i++) {
 		ASSERT_EQ(0, getrlimit(i, &after));
 		EXPECT_EQ(before[i].rlim_cur, after.rlim_cur);
@@ -179,7 +168,7 @@ static int expect_no_timer(void *arg)
 	return REPLICA_PASS;
 }
 
-TEST_F(original, keeps_its_timers)
+TEST_F_LONG(original, keeps_its_timers)
 {
 	struct sigevent event = {
 		.sigev_notify = SIGEV_SIGNAL,
@@ -221,7 +210,7 @@ static int expect_none_pending(void *unused)
 	return REPLICA_PASS;
 }
 
-TEST_F(original, keeps_pending_signals)
+TEST_F_LONG(original, keeps_pending_signals)
 {
 	struct timespec now = {};
 	sigset_t set, pending;
@@ -338,16 +327,16 @@ static int expect_none_returned(void *unused)
 	return REPLICA_PASS;
 }
 
-TEST_F(blocked_calls, do_not_return)
+TEST_F_LONG(blocked_calls, do_not_return)
 {
-	unsigned int i, call;
+	unsigned int call;
 
-	for (i = 0; i < FORKS; i++) {
+	while (next_round(&rounds)) {
 		fork_unseen(_metadata, 0, expect_none_returned, NULL);
 		for (call = 0; call < CALLS; call++)
 			EXPECT_TRUE(wait_until(still_blocked(call), DEADLINE))
 			{
-				TH_LOG("call %u, fork %u", call, i);
+				TH_LOG("call %u, fork %u", call, rounds.nr);
 			}
 	}
 	EXPECT_EQ(0, returned);
@@ -363,9 +352,7 @@ FIXTURE(parent_of_original)
 FIXTURE_SETUP(parent_of_original)
 {
 	require_fullfork(_metadata);
-	sigemptyset(&self->sigchld);
-	sigaddset(&self->sigchld, SIGCHLD);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->sigchld, NULL));
+	self->sigchld = block_signal(_metadata, SIGCHLD);
 }
 
 FIXTURE_TEARDOWN(parent_of_original)
@@ -374,19 +361,17 @@ FIXTURE_TEARDOWN(parent_of_original)
 
 static int fork_then_wait(struct __test_metadata *_metadata, struct workers *ws)
 {
-	unsigned int i;
-
 	start_workers(_metadata, ws, 4, NULL, record_worker);
-	for (i = 0; i < FORKS; i++)
-		fork_unseen(_metadata, i & 1 ? CLONE_STOPPED : 0, run_workers,
-			    ws);
+	while (next_round(&rounds))
+		fork_unseen(_metadata, rounds.nr & 1 ? 0 : CLONE_STOPPED,
+			    run_replica_workers, ws);
 	join_workers(_metadata, ws);
 	store(&report->word[IS_DONE], 1);
 	return wait_until(load(&report->word[MAY_END]), DEADLINE) ?
 		REPLICA_PASS : REPLICA_TIMEOUT;
 }
 
-TEST_F_TIMEOUT(parent_of_original, sees_no_event, 60)
+TEST_F_LONG(parent_of_original, sees_no_event)
 {
 	struct timespec now = {};
 	siginfo_t info = {};

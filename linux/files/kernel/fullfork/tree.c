@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Full fork: which processes are copied, and may they be?
+ *
+ * Copyright (c) 2026 The full fork developers
+ */
+
+#include <linux/fullfork.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/ptrace.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/seccomp.h>
+#include <linux/slab.h>
+
+#include "internal.h"
+
+/* Callers wait here for a process that another operation has. */
+static DECLARE_WAIT_QUEUE_HEAD(fullfork_waiters);
+
+static void wake_waiters(void)
+{
+	/* Callers look after they queued themselves. */
+	if (wq_has_sleeper(&fullfork_waiters))
+		wake_up_all(&fullfork_waiters);
+}
+
+static int alloc_groups(struct fullfork *op, unsigned int nr)
+{
+	struct fullfork_group *g;
+
+	while (nr--) {
+		g = kzalloc(sizeof(*g), GFP_KERNEL_ACCOUNT);
+		if (!g)
+			return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
+		g->op = op;
+		INIT_LIST_HEAD(&g->members);
+		INIT_LIST_HEAD(&g->bystanders);
+		list_add(&g->node, &op->spare);
+	}
+	return 0;
+}
+
+/* Take a group from the spare ones for the process of @t. */
+static struct fullfork_group *init_group(struct fullfork *op, struct task_struct *t)
+{
+	struct fullfork_group *g;
+
+	g = list_first_entry_or_null(&op->spare, struct fullfork_group, node);
+	if (!g)
+		return NULL;
+	g->task = get_task_struct(t);
+	g->signal = t->signal;
+	return g;
+}
+
+static void free_groups(struct list_head *groups)
+{
+	struct fullfork_group *g, *next;
+
+	list_for_each_entry_safe(g, next, groups, node) {
+		list_del(&g->node);
+		put_pid(g->pid);
+		if (g->task)
+			put_task_struct(g->task);
+		kfree(g);
+	}
+}
+
+void fullfork_free_groups(struct fullfork *op)
+{
+	free_groups(&op->groups);
+	free_groups(&op->spare);
+}
+
+static struct task_struct *get_source(const struct kernel_clone_args *kargs)
+{
+	struct task_struct *task;
+	unsigned int flags;
+	struct pid *pid;
+
+	if (kargs->source_pidfd > INT_MAX)
+		return ERR_PTR(-EBADF);
+	pid = pidfd_get_pid(kargs->source_pidfd, &flags);
+	if (IS_ERR(pid))
+		return ERR_CAST(pid);
+
+	task = pid_vnr(pid) ? get_pid_task(pid, PIDTYPE_TGID) : NULL;
+	if (!task)
+		task = ERR_PTR(pid_has_task(pid, PIDTYPE_PID) && pid_vnr(pid) ?
+			       -EINVAL : -ESRCH);
+	put_pid(pid);
+	return task;
+}
+
+/**
+ * fullfork_find_root() - find the process at the top of what is to be copied
+ * @op: the operation
+ *
+ * Return: 0; -EBADF, or -ESRCH for a process that has exited, or that the
+ * caller does not see; -EINVAL for a thread; -ENOMEM.
+ */
+int fullfork_find_root(struct fullfork *op)
+{
+	struct task_struct *root = current;
+	int err;
+
+	if (op->kargs->flags & CLONE_FROM_PIDFD) {
+		root = get_source(op->kargs);
+		if (IS_ERR(root))
+			return fullfork_fail(op, PTR_ERR(root), FULLFORK_ROOT, current);
+	} else {
+		get_task_struct(root);
+	}
+
+	err = alloc_groups(op, 1);
+	if (!err) {
+		op->root = init_group(op, root);
+		list_move(&op->root->node, &op->groups);
+	}
+	put_task_struct(root);
+	return err;
+}
+
+static bool has_exited(const struct task_struct *t)
+{
+	return READ_ONCE(t->exit_state);
+}
+
+/* May the caller copy @t?  The answer stands for as long as @t is quiesced. */
+static bool may_copy(struct task_struct *t)
+{
+	if (same_thread_group(t, current))
+		return true;
+	if ((t->flags & PF_KTHREAD) || is_global_init(t))
+		return false;
+	/* No confinement is lost: a zombie has none any more. */
+	if (!has_exited(t) &&
+	    ((task_no_new_privs(current) && !task_no_new_privs(t)) ||
+	     !seccomp_confined_as_current(t)))
+		return false;
+	return ptrace_may_access(t, PTRACE_MODE_ATTACH_REALCREDS);
+}
+
+static bool may_copy_group(struct signal_struct *signal)
+{
+	struct task_struct *t;
+
+	lockdep_assert_held(&tasklist_lock);
+
+	__for_each_thread(signal, t)
+		if (!may_copy(t))
+			return false;
+	return true;
+}
+
+static struct task_struct *any_thread(const struct fullfork_group *g)
+{
+	lockdep_assert_held(&tasklist_lock);
+
+	return list_first_or_null_rcu(&g->signal->thread_head, struct task_struct,
+				      thread_node);
+}
+
+static int check_descendant(struct task_struct *t, void *refused)
+{
+	if (may_copy_group(t->signal))
+		return 1;
+	*(pid_t *)refused = t->pid;
+	return -1;
+}
+
+/**
+ * fullfork_check_rights() - may the caller copy all that it asks for?
+ * @op: the operation; nothing is marked yet, or everything quiesced
+ *
+ * Return: 0 or -EPERM.
+ */
+int fullfork_check_rights(struct fullfork *op)
+{
+	struct task_struct *root = op->root->task;
+	pid_t refused = 0;
+
+	scoped_guard(read_lock, &tasklist_lock) {
+		if (!may_copy_group(op->root->signal))
+			refused = root->pid;
+	}
+	if (!refused && (op->kargs->flags & CLONE_SUBTREE))
+		walk_process_tree(root, check_descendant, &refused);
+	if (!refused)
+		return 0;
+
+	guard(spinlock_irq)(&op->lock);
+	fullfork_set_error(op, -EPERM, FULLFORK_RIGHTS, current);
+	op->culprit = refused;
+	return op->err;
+}
+
+enum claim {
+	CLAIMED,	/* it is, or was before */
+	CLAIM_BUSY,	/* another operation has the process */
+	CLAIM_FAILED,	/* with an error */
+};
+
+/*
+ * Take the process of @t for the operation.  @g is a group for it, if it is not
+ * found to have one.
+ */
+static enum claim claim_process(struct fullfork *op, struct fullfork_group *g)
+{
+	struct task_struct *t = any_thread(g);
+
+	if (!t) {
+		fullfork_fail(op, -ESRCH, FULLFORK_ROOT, g->task);
+		return CLAIM_FAILED;
+	}
+	if (!may_copy_group(g->signal)) {
+		fullfork_fail(op, -EPERM, FULLFORK_RIGHTS, t);
+		return CLAIM_FAILED;
+	}
+	/* The reaper of a namespace that CLONE_KEEP_TIDS made. */
+	if (t->flags & PF_USER_WORKER) {
+		fullfork_fail(op, -EOPNOTSUPP, FULLFORK_KERNEL_WORKER, t);
+		return CLAIM_FAILED;
+	}
+
+	guard(spinlock_irq)(fullfork_siglock(t));
+	if (!g->signal->fullfork) {
+		fullfork_mark_group(g, t);
+		return CLAIMED;
+	}
+	if (g->signal != current->signal)
+		return CLAIM_BUSY;
+
+	/* We are marked: quiesce for the other operation, then try again. */
+	current->jobctl |= JOBCTL_FULLFORK_LOST;
+	guard(spinlock)(&op->lock);
+	fullfork_set_error(op, -ERESTARTNOINTR, FULLFORK_OTHER_CALLER, current);
+	return CLAIM_FAILED;
+}
+
+/* The group of @t in this operation, or NULL. */
+static struct fullfork_group *find_group(struct fullfork *op, struct task_struct *t)
+{
+	struct fullfork_group *g;
+
+	lockdep_assert_held(&tasklist_lock);
+
+	guard(spinlock_irq)(fullfork_siglock(t));
+	g = t->signal->fullfork;
+	return g && g->op == op ? g : NULL;
+}
+
+static bool is_marked(struct task_struct *t)
+{
+	return READ_ONCE(t->jobctl) & JOBCTL_TRAP_FULLFORK;
+}
+
+/* If we are marked, quiesce for the other operation, then try again. */
+static bool lose(struct fullfork *op)
+{
+	guard(spinlock_irq)(fullfork_siglock(current));
+	if (!is_marked(current))
+		return false;
+	current->jobctl |= JOBCTL_FULLFORK_LOST;
+	guard(spinlock)(&op->lock);
+	fullfork_set_error(op, -ERESTARTNOINTR, FULLFORK_OTHER_CALLER, current);
+	return true;
+}
+
+/*
+ * Another operation has @signal.  It needs nothing that we have: of two trees
+ * that overlap one has the root of the other in it, and is claimed from the top.
+ * It may need us.
+ */
+static int wait_other(struct fullfork *op, struct signal_struct *signal)
+{
+	long left = op->deadline - jiffies;
+
+	left = wait_event_killable_timeout(fullfork_waiters,
+					   !READ_ONCE(signal->fullfork) || is_marked(current),
+					   max(left, 0L));
+	if (left < 0)
+		return fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
+	if (lose(op))
+		return READ_ONCE(op->err);
+	if (!left)
+		return fullfork_fail(op, -EBUSY, FULLFORK_TIMEOUT, current);
+	return 0;
+}
+
+/*
+ * Is @t a child that its creator waits for in vfork()?  The creator is a member
+ * too.  It will be quiesced when @t has let go of its memory.
+ */
+static bool is_vfork_child(struct task_struct *t)
+{
+	return READ_ONCE(t->vfork_done) && !has_exited(t);
+}
+
+/*
+ * One look at the children of @g: those that are known go to the end of the
+ * list of groups, those that are new are claimed.  Sets @nr_missing if there
+ * were not enough spare groups, and @busy if another operation has a child.
+ */
+static int scan_children(struct fullfork_group *parent, unsigned int *nr_missing,
+			 struct task_struct **busy)
+{
+	struct fullfork *op = parent->op;
+	struct task_struct *t, *child;
+	struct fullfork_group *g;
+
+	*nr_missing = 0;
+	guard(read_lock)(&tasklist_lock);
+	__for_each_thread(parent->signal, t) {
+		list_for_each_entry(child, &t->children, sibling) {
+			if (child->exit_state == EXIT_DEAD || is_vfork_child(child))
+				continue;
+			g = find_group(op, child);
+			if (!g)
+				g = init_group(op, child);
+			if (!g) {
+				++*nr_missing;
+				continue;
+			}
+			if (g->signal->fullfork != g) {
+				switch (claim_process(op, g)) {
+				case CLAIMED:
+					op->nr_claimed++;
+					break;
+				case CLAIM_BUSY:
+					*busy = get_task_struct(child);
+					fallthrough;
+				case CLAIM_FAILED:
+					put_task_struct(g->task);
+					g->task = NULL;
+					return READ_ONCE(op->err);
+				}
+			}
+			list_move_tail(&g->node, &op->groups);
+		}
+	}
+	return 0;
+}
+
+static int claim_children(struct fullfork_group *g)
+{
+	struct fullfork *op = g->op;
+	struct task_struct *busy = NULL;
+	unsigned int nr_missing;
+	int err;
+
+	for (;;) {
+		err = scan_children(g, &nr_missing, &busy);
+		if (err)
+			return err;
+		if (busy) {
+			err = wait_other(op, busy->signal);
+			put_task_struct(busy);
+			busy = NULL;
+		} else if (nr_missing) {
+			err = alloc_groups(op, nr_missing);
+		} else {
+			/* One of those that were marked may wait there. */
+			wake_waiters();
+			return 0;
+		}
+		if (err)
+			return err;
+	}
+}
+
+static int claim_root(struct fullfork *op)
+{
+	struct fullfork_group *g = op->root;
+	enum claim claim = CLAIM_BUSY;
+	int err;
+
+	if (READ_ONCE(g->signal->fullfork) == g)
+		return 0;
+	while (claim != CLAIMED) {
+		scoped_guard(read_lock, &tasklist_lock)
+			claim = claim_process(op, g);
+		if (claim == CLAIM_FAILED)
+			return READ_ONCE(op->err);
+		if (claim == CLAIM_BUSY) {
+			err = wait_other(op, g->signal);
+			if (err)
+				return err;
+		}
+	}
+	op->nr_claimed++;
+	wake_waiters();
+	return 0;
+}
+
+/* They are not, or no longer, below the root. */
+static void drop_groups(struct fullfork *op, struct list_head *groups)
+{
+	if (list_empty(groups))
+		return;
+	fullfork_detach(op, groups);
+	fullfork_release(op, groups);
+	free_groups(groups);
+}
+
+/*
+ * Go over all processes that are to be copied, from the top, and claim those
+ * that are new.
+ */
+static int claim_all(struct fullfork *op)
+{
+	struct fullfork_group *g;
+	LIST_HEAD(before);
+	int err;
+
+	op->nr_claimed = 0;
+	err = claim_root(op);
+	if (err || !(op->kargs->flags & CLONE_SUBTREE))
+		return err;
+
+	list_splice_init(&op->groups, &before);
+	list_move(&op->root->node, &op->groups);
+	list_for_each_entry(g, &op->groups, node) {
+		err = claim_children(g);
+		if (err) {
+			list_splice_tail(&before, &op->groups);
+			return err;
+		}
+	}
+	drop_groups(op, &before);
+	return 0;
+}
+
+/* Has it become a zombie? */
+static bool is_zombie(struct fullfork_group *g)
+{
+	struct task_struct *t;
+
+	guard(read_lock)(&tasklist_lock);
+	t = any_thread(g);
+	return t && t->exit_state == EXIT_ZOMBIE && list_is_singular(&g->signal->thread_head);
+}
+
+/* Or is it gone, as nobody would wait for it? */
+static bool is_zombie_or_gone(struct fullfork_group *g)
+{
+	return is_zombie(g) || list_empty(&g->signal->thread_head);
+}
+
+/* Processes without a member exit.  Wait until their parents may wait for them. */
+static int wait_exits(struct fullfork *op)
+{
+	struct fullfork_group *g;
+	struct pid *pid;
+	long left;
+
+	list_for_each_entry(g, &op->groups, node) {
+		if (READ_ONCE(g->nr_members) || is_zombie(g))
+			continue;
+		/* It may be gone, and others have its children: look again. */
+		op->nr_claimed++;
+		scoped_guard(read_lock, &tasklist_lock)
+			pid = get_pid(g->signal->pids[PIDTYPE_TGID]);
+		if (!pid)
+			continue;
+		left = op->deadline - jiffies;
+		left = wait_event_killable_timeout(pid->wait_pidfd, is_zombie_or_gone(g),
+						   max(left, 0L));
+		put_pid(pid);
+		if (left < 0)
+			return fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
+		if (!left)
+			return fullfork_fail(op, -EBUSY, FULLFORK_TIMEOUT, g->task);
+	}
+	return 0;
+}
+
+/* Was nothing new found, and did nobody go?  Then nobody goes from here on. */
+static bool is_complete(struct fullfork *op, unsigned int nr_changes)
+{
+	guard(spinlock_irq)(&op->lock);
+	op->preparing = !op->nr_claimed && op->nr_changes == nr_changes;
+	return op->preparing;
+}
+
+/**
+ * fullfork_quiesce_all() - bring all that is to be copied to a stand-still
+ * @op: the operation
+ *
+ * While processes are claimed, others below them may still fork, exit and be
+ * adopted by members.  So it goes on until it finds nothing new.
+ *
+ * Return: 0; -EBUSY after the time that the sysctl allows; -EPERM; -EINTR if
+ * the caller is killed; -ESRCH if the root has exited; -ENOMEM;
+ * -ERESTARTNOINTR if another operation copies the caller first.
+ */
+int fullfork_quiesce_all(struct fullfork *op)
+{
+	unsigned int nr_changes;
+	int err;
+
+	do {
+		scoped_guard(spinlock_irq, &op->lock)
+			nr_changes = op->nr_changes;
+		err = claim_all(op) ?: fullfork_wait_quiesced(op) ?: wait_exits(op);
+		if (err)
+			return err;
+	} while (!is_complete(op, nr_changes));
+
+	if (!op->root->nr_members)
+		return fullfork_fail(op, fatal_signal_pending(current) ? -EINTR : -ESRCH,
+				     FULLFORK_ROOT, op->root->task);
+	return 0;
+}
+
+static void detach_group(struct fullfork *op, struct fullfork_group *g)
+{
+	struct task_struct *t;
+
+	guard(read_lock)(&tasklist_lock);
+	t = any_thread(g);
+	if (!t) {
+		if (g->signal->fullfork == g)
+			g->signal->fullfork = NULL;
+		return;
+	}
+
+	guard(spinlock_irq)(fullfork_siglock(t));
+	if (g->signal->fullfork != g)
+		return;
+	g->signal->fullfork = NULL;
+
+	/* Those that did not come need not come any more. */
+	guard(spinlock)(&op->lock);
+	__for_each_thread(g->signal, t) {
+		if (!(t->jobctl & JOBCTL_TRAP_FULLFORK))
+			continue;
+		t->jobctl &= ~(JOBCTL_TRAP_FULLFORK | JOBCTL_FULLFORK_LOST);
+		op->nr_marked--;
+	}
+}
+
+/**
+ * fullfork_detach() - take processes out of the operation
+ * @op: the operation
+ * @groups: the processes
+ *
+ * No thread joins or leaves from here on, and other operations may have them.
+ */
+void fullfork_detach(struct fullfork *op, struct list_head *groups)
+{
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, groups, node)
+		detach_group(op, g);
+	wake_waiters();
+}
