@@ -468,6 +468,19 @@ static void abort_group(struct fullfork_group *g)
 	}
 }
 
+/*
+ * Nor does it leave a process group with stopped originals in it, which would
+ * then seem to be orphaned.
+ */
+static void leave_process_group(struct task_struct *p)
+{
+	struct pid *pids[PIDTYPE_MAX] = {};
+
+	scoped_guard(write_lock_irq, &tasklist_lock)
+		change_pid(pids, p, PIDTYPE_PGID, task_pid(p));
+	free_pids(pids);
+}
+
 static void fullfork_abort(struct fullfork *op)
 {
 	struct pid *reaper_pid = NULL;
@@ -477,9 +490,12 @@ static void fullfork_abort(struct fullfork *op)
 
 	/* No member leaves from here on. */
 	fullfork_detach(op, &op->groups);
-	list_for_each_entry(g, &op->groups, node)
-		if (g->leader && g->leader->replica)
-			g->pid = kill_group(g->leader->replica);
+	list_for_each_entry(g, &op->groups, node) {
+		if (!g->leader || !g->leader->replica)
+			continue;
+		leave_process_group(g->leader->replica);
+		g->pid = kill_group(g->leader->replica);
+	}
 	if (op->reaper) {
 		reaper_pid = kill_group(op->reaper);
 		wake_up_new_task(op->reaper);
@@ -598,7 +614,8 @@ pid_t fullfork(struct kernel_clone_args *kargs)
 	/* If members are killed in the middle, those that are left are copied. */
 	do {
 		ret = try_fullfork(kargs, deadline, &reason);
-	} while (reason == FULLFORK_MEMBER_KILLED && !fatal_signal_pending(current));
+	} while (reason == FULLFORK_MEMBER_KILLED && !fatal_signal_pending(current) &&
+		 time_before(jiffies, deadline));
 	if (ret == -ERESTARTNOINTR)
 		set_thread_flag(TIF_SIGPENDING);
 	return ret;

@@ -125,6 +125,7 @@ struct fullfork_member {
  * @members: its threads that are copied, once they are quiesced
  * @nr_members: number of entries there
  * @bystanders: those that are not, see CLONE_SUBTREE
+ * @zombie: it had exited, and handed its children on, at the last look
  * @leader: the member that leads the replica
  * @exited: stands for a leader that has exited
  * @pid: of the replica, when it is aborted
@@ -137,6 +138,7 @@ struct fullfork_group {
 	struct list_head		members;
 	unsigned int			nr_members;
 	struct list_head		bystanders;
+	bool				zombie;
 	struct fullfork_member		*leader;
 	struct fullfork_member		exited;
 	struct pid			*pid;
@@ -242,6 +244,9 @@ int fullfork_fail(struct fullfork *op, int err, enum fullfork_reason reason,
 		  struct task_struct *culprit);
 
 /* tree.c */
+extern struct wait_queue_head fullfork_waiters;
+
+bool fullfork_lose(struct fullfork *op, bool always);
 int fullfork_find_root(struct fullfork *op);
 int fullfork_check_rights(struct fullfork *op);
 int fullfork_quiesce_all(struct fullfork *op);

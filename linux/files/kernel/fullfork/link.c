@@ -156,6 +156,7 @@ static struct fullfork_member *first_member(struct fullfork_group *g)
  */
 static struct fullfork_member *find_parent(struct fullfork_group *g)
 {
+	struct fullfork_group *parent_group;
 	struct task_struct *parent;
 	struct fullfork_member *m;
 
@@ -163,10 +164,15 @@ static struct fullfork_member *find_parent(struct fullfork_group *g)
 	parent = rcu_dereference_protected(g->leader->original->real_parent,
 					   lockdep_is_held(&tasklist_lock));
 	m = find_owner(g->op, parent);
-	return m ?: first_member(parent->signal->fullfork);
+	if (m)
+		return m;
+
+	guard(spinlock_irq)(fullfork_siglock(parent));
+	parent_group = parent->signal->fullfork;
+	return parent_group && parent_group->op == g->op ? first_member(parent_group) : NULL;
 }
 
-static void link_parent(struct fullfork_group *g)
+static int link_parent(struct fullfork_group *g)
 {
 	struct fullfork_member *m = g->leader;
 	struct fullfork *op = g->op;
@@ -176,11 +182,15 @@ static void link_parent(struct fullfork_group *g)
 	if (ns && ns->init)
 		add_need(m, ns->init->leader);
 	if (g == op->root)
-		return;
+		return 0;
 	m->parent = find_parent(g);
+	/* Another process has it by now. */
+	if (!m->parent)
+		return fullfork_fail(op, -EAGAIN, FULLFORK_MEMBER_KILLED, g->task);
 	add_need(m, m->parent);
 	if (fullfork_is_zombie(g))
 		m->maker = m->parent->maker;
+	return 0;
 }
 
 /* So that children find @m, and others the init of their PID namespace. */
@@ -280,7 +290,9 @@ int fullfork_link_members(struct fullfork *op)
 		return err;
 
 	list_for_each_entry(g, &op->groups, node) {
-		link_parent(g);
+		err = link_parent(g);
+		if (err)
+			return err;
 		list_for_each_entry(m, &g->members, node) {
 			link_member(m);
 			link_self(m);

@@ -95,9 +95,11 @@ static struct fullfork_group *find_init(struct fullfork *op, struct pid_namespac
 	struct task_struct *init;
 	struct fullfork_group *g;
 
+	/* Not by ns->child_reaper, which nobody clears. */
+	guard(rcu)();
 	guard(read_lock)(&tasklist_lock);
-	init = READ_ONCE(ns->child_reaper);
-	if (!init || !pid_alive(init))
+	init = pid_task(find_pid_ns(1, ns), PIDTYPE_TGID);
+	if (!init)
 		return NULL;
 	guard(spinlock_irq)(fullfork_siglock(init));
 	g = init->signal->fullfork;
@@ -116,6 +118,9 @@ static int copy_pid_namespace(struct fullfork *op, struct pid_namespace *ns,
 	if (IS_ERR(replica))
 		return fullfork_fail(op, PTR_ERR(replica), FULLFORK_PID_NAMESPACE, current);
 	replica->pid_max = READ_ONCE(ns->pid_max);
+#if defined(CONFIG_SYSCTL) && defined(CONFIG_MEMFD_CREATE)
+	replica->memfd_noexec_scope = READ_ONCE(ns->memfd_noexec_scope);
+#endif
 	return add_pid_ns(op, ns, replica, init);
 }
 
@@ -151,7 +156,7 @@ static int map_root_pid_ns(struct fullfork *op)
 	if (!op->pid_ns)
 		return 0;
 	return add_pid_ns(op, task_active_pid_ns(root), get_pid_ns(op->pid_ns),
-			  task_tgid_nr_ns(root, task_active_pid_ns(root)) == 1 ? op->root : NULL);
+			  task_pid_nr_ns(root, task_active_pid_ns(root)) == 1 ? op->root : NULL);
 }
 
 /**

@@ -195,15 +195,20 @@ static bool all_quiesced(struct fullfork *op)
  * @op: the operation
  *
  * Return: 0; -EBUSY after the time that the sysctl allows; -EINTR if the caller
- * is killed.
+ * is killed; -ERESTARTNOINTR if it has to quiesce for another operation.
  */
 int fullfork_wait_quiesced(struct fullfork *op)
 {
+	DEFINE_WAIT(wait);
 	long left;
 
 	for (;;) {
-		set_current_state(TASK_KILLABLE);
-		if (all_quiesced(op))
+		/* The caller may be marked itself if its own process is not copied. */
+		if (op->kargs->flags & CLONE_FROM_PIDFD)
+			prepare_to_wait(&fullfork_waiters, &wait, TASK_KILLABLE);
+		else
+			set_current_state(TASK_KILLABLE);
+		if (all_quiesced(op) || fullfork_lose(op, false))
 			break;
 		if (fatal_signal_pending(current)) {
 			fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
@@ -217,7 +222,7 @@ int fullfork_wait_quiesced(struct fullfork *op)
 		}
 		schedule_timeout(left);
 	}
-	__set_current_state(TASK_RUNNING);
+	finish_wait(&fullfork_waiters, &wait);
 	return READ_ONCE(op->err);
 }
 
@@ -235,6 +240,8 @@ static void release_group(struct fullfork_group *g)
 
 		if (fullfork_has_exited(m))
 			continue;
+		if (m == op->self)
+			m->group = NULL;
 		original = get_task_struct(m->original);
 
 		/*
@@ -303,7 +310,7 @@ static bool leave(struct fullfork_member *m)
 
 	/* While it is attached, and we hold the siglock, the operation stays. */
 	guard(spinlock_irq)(fullfork_siglock(current));
-	if (current->signal->fullfork != g)
+	if (READ_ONCE(m->state) != FULLFORK_QUIESCED || current->signal->fullfork != g)
 		return false;
 
 	op = g->op;

@@ -308,12 +308,14 @@ static struct task_struct *copy_original(struct fullfork_member *m)
 	pid_t tids[MAX_PID_NS_LEVEL + 1];
 	struct kernel_clone_args args = {
 		.flags		= flags & CLONE_NNP,
-		.exit_signal	= m->original->exit_signal,
+		.exit_signal	= -1,
 		.set_tid	= tids,
 		.set_tid_size	= choose_tids(m, tids),
 		.fullfork	= &m->place,
 	};
 
+	if (m == m->group->leader)
+		args.exit_signal = m->original->group_leader->exit_signal;
 	if (m == m->group->op->root->leader) {
 		args.flags |= flags & (CLONE_PARENT | CLONE_AUTOREAP);
 		args.exit_signal = m->group->op->kargs->exit_signal;
@@ -338,6 +340,7 @@ static void keep_creds(struct task_struct *p, struct task_struct *original)
 
 	inc_rlimit_ucounts(cred->ucounts, UCOUNT_RLIMIT_NPROC, 1);
 	dec_rlimit_ucounts(old->ucounts, UCOUNT_RLIMIT_NPROC, 1);
+	switch_cred_namespaces(old, cred);
 	rcu_assign_pointer(p->real_cred, get_cred(cred));
 	rcu_assign_pointer(p->cred, cred);
 	put_cred_many(old, 2);
@@ -365,16 +368,27 @@ static void keep_family_state(struct fullfork_member *m, struct task_struct *p)
 		p->parent_exec_id = original->parent_exec_id;
 }
 
+static void fail_prepare(struct fullfork *op, int err, enum fullfork_reason reason)
+{
+	/* If current was killed, and not the caller, others can still be copied. */
+	if (!same_thread_group(current, op->caller)) {
+		if (fatal_signal_pending(current))
+			reason = FULLFORK_MEMBER_KILLED;
+		if (fatal_signal_pending(current) || err == -EINTR)
+			err = -EAGAIN;
+	}
+	fullfork_fail(op, err, reason, current);
+}
+
 /*
  * Make the replica of @m, as the maker.  It is visible, as the child of a fork()
  * before it is woken, and does not run.
  */
 static void prepare_member(struct fullfork_member *m)
 {
-	enum fullfork_reason reason = FULLFORK_PREPARE;
 	struct fullfork *op = m->group->op;
 	struct task_struct *p;
-	int err = 0;
+	int err;
 
 	if (READ_ONCE(op->err))
 		return;
@@ -382,21 +396,14 @@ static void prepare_member(struct fullfork_member *m)
 	place_member(m);
 	p = copy_original(m);
 	if (IS_ERR(p)) {
-		err = PTR_ERR(p);
-		/* It was killed, and dies when it is released. */
-		if (err == -EINTR && !same_thread_group(current, op->caller)) {
-			reason = FULLFORK_MEMBER_KILLED;
-			err = -EAGAIN;
-		}
-		fullfork_fail(op, err, reason, current);
+		fail_prepare(op, PTR_ERR(p), FULLFORK_PREPARE);
 		return;
 	}
 	m->replica = p;
 	keep_family_state(m, p);
-	if (p->mm)
-		err = update_tid_word(p);
+	err = p->mm ? update_tid_word(p) : 0;
 	if (err)
-		fullfork_fail(op, err, FULLFORK_TID_WORD, current);
+		fail_prepare(op, err, FULLFORK_TID_WORD);
 }
 
 static void start_member(struct fullfork_member *m, struct wake_q_head *wake_q)

@@ -16,8 +16,11 @@
 
 #include "internal.h"
 
-/* Callers wait here for a process that another operation has. */
-static DECLARE_WAIT_QUEUE_HEAD(fullfork_waiters);
+/*
+ * Callers wait here for a process that another operation has, and those that may
+ * be marked by another operation meanwhile.
+ */
+DECLARE_WAIT_QUEUE_HEAD(fullfork_waiters);
 
 static void wake_waiters(void)
 {
@@ -123,9 +126,31 @@ int fullfork_find_root(struct fullfork *op)
 	return err;
 }
 
+static struct task_struct *any_thread(const struct fullfork_group *g)
+{
+	lockdep_assert_held(&tasklist_lock);
+
+	return list_first_or_null_rcu(&g->signal->thread_head, struct task_struct,
+				      thread_node);
+}
+
+static bool is_zombie(const struct fullfork_group *g)
+{
+	struct task_struct *t = any_thread(g);
+
+	return t && t->exit_state == EXIT_ZOMBIE && list_is_singular(&g->signal->thread_head);
+}
+
 static bool has_exited(const struct task_struct *t)
 {
 	return READ_ONCE(t->exit_state);
+}
+
+static bool is_new(struct task_struct *t)
+{
+	/* Pairs with wake_up_new_task(): what was written before is seen after. */
+	guard(raw_spinlock_irq)(&t->pi_lock);
+	return READ_ONCE(t->__state) == TASK_NEW;
 }
 
 /* May the caller copy @t?  The answer stands for as long as @t is quiesced. */
@@ -135,10 +160,8 @@ static bool may_copy(struct task_struct *t)
 		return true;
 	if ((t->flags & PF_KTHREAD) || is_global_init(t))
 		return false;
-	/* No confinement is lost: a zombie has none any more. */
-	if (!has_exited(t) &&
-	    ((task_no_new_privs(current) && !task_no_new_privs(t)) ||
-	     !seccomp_confined_as_current(t)))
+	if ((task_no_new_privs(current) && !task_no_new_privs(t) &&
+	     !(t->flags & PF_EXITING)) || !seccomp_confined_as_current(t))
 		return false;
 	return ptrace_may_access(t, PTRACE_MODE_ATTACH_REALCREDS);
 }
@@ -153,14 +176,6 @@ static bool may_copy_group(struct signal_struct *signal)
 		if (!may_copy(t))
 			return false;
 	return true;
-}
-
-static struct task_struct *any_thread(const struct fullfork_group *g)
-{
-	lockdep_assert_held(&tasklist_lock);
-
-	return list_first_or_null_rcu(&g->signal->thread_head, struct task_struct,
-				      thread_node);
 }
 
 static int check_descendant(struct task_struct *t, void *refused)
@@ -179,15 +194,18 @@ static int check_descendant(struct task_struct *t, void *refused)
  */
 int fullfork_check_rights(struct fullfork *op)
 {
-	struct task_struct *root = op->root->task;
+	struct task_struct *root;
 	pid_t refused = 0;
 
-	scoped_guard(read_lock, &tasklist_lock) {
-		if (!may_copy_group(op->root->signal))
-			refused = root->pid;
+	scoped_guard(rcu) {
+		scoped_guard(read_lock, &tasklist_lock) {
+			root = any_thread(op->root);
+			if (root && !may_copy_group(op->root->signal))
+				refused = root->pid;
+		}
+		if (root && !refused && (op->kargs->flags & CLONE_SUBTREE))
+			walk_process_tree(root, check_descendant, &refused);
 	}
-	if (!refused && (op->kargs->flags & CLONE_SUBTREE))
-		walk_process_tree(root, check_descendant, &refused);
 	if (!refused)
 		return 0;
 
@@ -225,6 +243,10 @@ static enum claim claim_process(struct fullfork *op, struct fullfork_group *g)
 		return CLAIM_FAILED;
 	}
 
+	/* It may be a replica that gets threads, which would not be marked. */
+	if (is_new(t))
+		return CLAIM_BUSY;
+
 	guard(spinlock_irq)(fullfork_siglock(t));
 	if (!g->signal->fullfork) {
 		fullfork_mark_group(g, t);
@@ -257,11 +279,22 @@ static bool is_marked(struct task_struct *t)
 	return READ_ONCE(t->jobctl) & JOBCTL_TRAP_FULLFORK;
 }
 
-/* If we are marked, quiesce for the other operation, then try again. */
-static bool lose(struct fullfork *op)
+/**
+ * fullfork_lose() - if current is marked, quiesce for the other operation first
+ * @op: the operation of current, which fails and is tried again
+ * @always: else only if the other operation takes precedence: where several wait
+ *	for each other's callers, some do not lose
+ */
+bool fullfork_lose(struct fullfork *op, bool always)
 {
-	guard(spinlock_irq)(fullfork_siglock(current));
+	struct fullfork_group *g;
+
 	if (!is_marked(current))
+		return false;
+
+	guard(spinlock_irq)(fullfork_siglock(current));
+	g = current->signal->fullfork;
+	if (!is_marked(current) || !g || (!always && g->op > op))
 		return false;
 	current->jobctl |= JOBCTL_FULLFORK_LOST;
 	guard(spinlock)(&op->lock);
@@ -276,16 +309,20 @@ static bool lose(struct fullfork *op)
  */
 static int wait_other(struct fullfork *op, struct signal_struct *signal)
 {
-	long left = op->deadline - jiffies;
+	long left;
 
+	/* If it is new, it is woken within microseconds. */
+	if (!READ_ONCE(signal->fullfork))
+		schedule_timeout_killable(1);
+	left = op->deadline - jiffies;
 	left = wait_event_killable_timeout(fullfork_waiters,
 					   !READ_ONCE(signal->fullfork) || is_marked(current),
 					   max(left, 0L));
-	if (left < 0)
+	if (left < 0 || fatal_signal_pending(current))
 		return fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
-	if (lose(op))
+	if (fullfork_lose(op, true))
 		return READ_ONCE(op->err);
-	if (!left)
+	if (!left || time_after(jiffies, op->deadline))
 		return fullfork_fail(op, -EBUSY, FULLFORK_TIMEOUT, current);
 	return 0;
 }
@@ -313,8 +350,14 @@ static int scan_children(struct fullfork_group *parent, unsigned int *nr_missing
 
 	*nr_missing = 0;
 	guard(read_lock)(&tasklist_lock);
+	parent->zombie = is_zombie(parent);
 	__for_each_thread(parent->signal, t) {
 		list_for_each_entry(child, &t->children, sibling) {
+			if (is_new(child)) {
+				/* Its creator is marked, and wakes it first. */
+				op->nr_claimed++;
+				continue;
+			}
 			if (child->exit_state == EXIT_DEAD || is_vfork_child(child))
 				continue;
 			g = find_group(op, child);
@@ -353,17 +396,17 @@ static int claim_children(struct fullfork_group *g)
 
 	for (;;) {
 		err = scan_children(g, &nr_missing, &busy);
-		if (err)
-			return err;
+		/* One of those that were marked may wait there. */
+		wake_waiters();
 		if (busy) {
-			err = wait_other(op, busy->signal);
+			err = err ?: wait_other(op, busy->signal);
 			put_task_struct(busy);
 			busy = NULL;
+		} else if (err) {
+			return err;
 		} else if (nr_missing) {
 			err = alloc_groups(op, nr_missing);
 		} else {
-			/* One of those that were marked may wait there. */
-			wake_waiters();
 			return 0;
 		}
 		if (err)
@@ -417,8 +460,13 @@ static int claim_all(struct fullfork *op)
 
 	op->nr_claimed = 0;
 	err = claim_root(op);
-	if (err || !(op->kargs->flags & CLONE_SUBTREE))
+	if (err)
 		return err;
+	if (!(op->kargs->flags & CLONE_SUBTREE)) {
+		guard(read_lock)(&tasklist_lock);
+		op->root->zombie = is_zombie(op->root);
+		return 0;
+	}
 
 	list_splice_init(&op->groups, &before);
 	list_move(&op->root->node, &op->groups);
@@ -433,20 +481,11 @@ static int claim_all(struct fullfork *op)
 	return 0;
 }
 
-/* Has it become a zombie? */
-static bool is_zombie(struct fullfork_group *g)
-{
-	struct task_struct *t;
-
-	guard(read_lock)(&tasklist_lock);
-	t = any_thread(g);
-	return t && t->exit_state == EXIT_ZOMBIE && list_is_singular(&g->signal->thread_head);
-}
-
 /* Or is it gone, as nobody would wait for it? */
 static bool is_zombie_or_gone(struct fullfork_group *g)
 {
-	return is_zombie(g) || list_empty(&g->signal->thread_head);
+	guard(read_lock)(&tasklist_lock);
+	return is_zombie(g) || !any_thread(g);
 }
 
 /* Processes without a member exit.  Wait until their parents may wait for them. */
@@ -457,12 +496,15 @@ static int wait_exits(struct fullfork *op)
 	long left;
 
 	list_for_each_entry(g, &op->groups, node) {
-		if (READ_ONCE(g->nr_members) || is_zombie(g))
+		/* A zombie had no children any more when it was looked at. */
+		if (READ_ONCE(g->nr_members) || g->zombie)
 			continue;
 		/* It may be gone, and others have its children: look again. */
 		op->nr_claimed++;
 		scoped_guard(read_lock, &tasklist_lock)
 			pid = get_pid(g->signal->pids[PIDTYPE_TGID]);
+		if (!pid && g == op->root)
+			return fullfork_fail(op, -ESRCH, FULLFORK_ROOT, g->task);
 		if (!pid)
 			continue;
 		left = op->deadline - jiffies;
@@ -498,10 +540,14 @@ static bool is_complete(struct fullfork *op, unsigned int nr_changes)
  */
 int fullfork_quiesce_all(struct fullfork *op)
 {
-	unsigned int nr_changes;
+	unsigned int nr_changes, nr_looks = 0;
 	int err;
 
 	do {
+		if (fatal_signal_pending(current))
+			return fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
+		if (nr_looks++ && time_after(jiffies, op->deadline))
+			return fullfork_fail(op, -EBUSY, FULLFORK_TIMEOUT, op->root->task);
 		scoped_guard(spinlock_irq, &op->lock)
 			nr_changes = op->nr_changes;
 		err = claim_all(op) ?: fullfork_wait_quiesced(op) ?: wait_exits(op);

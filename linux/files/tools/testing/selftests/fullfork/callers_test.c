@@ -62,7 +62,7 @@ static __noreturn void wait_in_replica(void)
 
 /* In private memory. */
 static __u32 at_start;
-static __u32 ended;
+static __u32 last_round = UINT_MAX;
 static long cpus;
 static long long end_time;
 
@@ -83,12 +83,13 @@ static bool was_enough(unsigned int calls)
 static bool start_together(unsigned int round, long index)
 {
 	if (!index && was_enough(round))
-		store(&ended, 1);
+		store(&last_round, round);
 	add(&at_start, 1);
 	while (load(&at_start) < (round + 1) * callers && !in_replica())
 		if (callers > cpus)
 			sched_yield();
-	return !load(&ended);
+	/* Others may have come to the next round before we left this one. */
+	return round < load(&last_round);
 }
 
 static void *call_often(void *arg)

@@ -1,0 +1,907 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Helpers of the full fork selftests in which a manager copies a process that
+ * a pidfd names, or the tree below it
+ *
+ * The test is the manager, and subreaper: what is left of a replica tree comes
+ * to it, is counted, and is ended.
+ *
+ * The processes that are copied sleep until they are asked.  A question is in
+ * the report, so original and replica see the same one; each side answers in a
+ * place of its own.  Who answers is alive, and knows its stack and its TLS.
+ */
+#ifndef _FULLFORK_MANAGER_H
+#define _FULLFORK_MANAGER_H
+
+#include "fullfork_threads.h"
+#include <ctype.h>
+#include <sys/uio.h>
+
+/* The whole tree, with all threads. */
+#define WHOLE_TREE (CLONE_ALL_THREADS | CLONE_SUBTREE)
+
+#define MAX_PROCESSES	8192
+#define MAP_ENTRIES	4400
+#define SAVED_FILES	8
+#define KEPT_PROCESSES	64
+#define MAX_PLAN	64
+
+/* Words of the report that are not free for the tests */
+enum {
+	WORD_QUESTION = REPORT_WORDS - 1,
+	WORD_EVENTS = REPORT_WORDS - 2,		/* of children of originals */
+	WORD_SIGCHLDS = REPORT_WORDS - 3,	/* that originals got */
+	WORD_EINTRS = REPORT_WORDS - 4,		/* of the wait for a question */
+	WORD_MIDDLE = REPORT_WORDS - 5,		/* PID of who starts the root */
+	WORD_MIDDLE_EVENTS = REPORT_WORDS - 6,
+	WORD_MIDDLE_PID = REPORT_WORDS - 7,	/* of the last event */
+};
+
+#define QUESTION_END	0x80000000
+
+/* Of the table of TIDs, before a call */
+#define UNWRITTEN	0xffffffff
+
+/* A call that a process of the tree is to make. */
+struct command {
+	struct fullfork_args args;
+	pid_t source;			/* its pidfd is opened, if not 0 */
+	__u32 question;			/* that goes with it */
+	__s32 process;
+	long ret;			/* in the original */
+	long replica_ret;
+	__u32 replica_returns;
+};
+
+struct saved_file {
+	char path[96];
+	char text[256];
+};
+
+/* What all processes share beside the report. */
+struct shared {
+	struct command command;
+	int saved_files;
+	struct saved_file saved[SAVED_FILES];
+	int pidfd;
+	pid_t parent_tid;
+	struct fullfork_tid_map map[MAP_ENTRIES];
+};
+
+static struct shared *shared __maybe_unused;
+
+/*
+ * Files whose content goes back to what it was
+ */
+
+/* Returns 0 or -errno. */
+static inline int change_file(const char *path, const char *text)
+{
+	struct saved_file *saved = &shared->saved[shared->saved_files];
+	int i;
+
+	for (i = 0; i < shared->saved_files; i++)
+		if (!strcmp(shared->saved[i].path, path))
+			return write_file(path, text);
+	if (shared->saved_files == SAVED_FILES)
+		return -ENOSPC;
+	if (read_file(path, saved->text, sizeof(saved->text)) < 0)
+		return -errno;
+	snprintf(saved->path, sizeof(saved->path), "%s", path);
+	shared->saved_files++;
+	return write_file(path, text);
+}
+
+static inline void restore_files(void)
+{
+	struct saved_file *saved;
+
+	while (shared->saved_files) {
+		saved = &shared->saved[--shared->saved_files];
+		write_file(saved->path, saved->text);
+	}
+}
+
+/* How long a call may wait for originals, in seconds; 0 or -errno. */
+static inline int change_bound(int seconds)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", seconds);
+	return change_file(TIMEOUT_SYSCTL, text);
+}
+
+/*
+ * All processes
+ */
+
+struct process {
+	pid_t pid;
+	pid_t parent;
+	bool marked;
+};
+
+static struct process processes[MAX_PROCESSES] __maybe_unused;
+
+static inline int list_processes(void)
+{
+	char path[300], text[512], *end;
+	struct dirent *entry;
+	DIR *dir = opendir("/proc");
+	int parent, count = 0;
+
+	while (dir && count < MAX_PROCESSES && (entry = readdir(dir))) {
+		if (!isdigit(entry->d_name[0]))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
+		if (read_file(path, text, sizeof(text)) <= 0)
+			continue;
+		end = strrchr(text, ')');
+		if (!end || sscanf(end + 1, " %*c %d", &parent) != 1)
+			continue;
+		processes[count++] = (struct process) {
+			.pid = atoi(entry->d_name),
+			.parent = parent,
+		};
+	}
+	if (dir)
+		closedir(dir);
+	return count;
+}
+
+static inline struct process *find_process(int count, pid_t pid)
+{
+	int i;
+
+	for (i = 0; i < count; i++)
+		if (processes[i].pid == pid)
+			return &processes[i];
+	return NULL;
+}
+
+/* Marks what is below @top. */
+static inline void mark_below(int count, pid_t top)
+{
+	struct process *parent;
+	bool more = true;
+	int i;
+
+	while (more) {
+		more = false;
+		for (i = 0; i < count; i++) {
+			if (processes[i].marked)
+				continue;
+			parent = processes[i].parent == top ? NULL :
+				 find_process(count, processes[i].parent);
+			if (processes[i].parent != top &&
+			    !(parent && parent->marked))
+				continue;
+			processes[i].marked = true;
+			more = true;
+		}
+	}
+}
+
+static inline void unmark(int count, pid_t top)
+{
+	struct process *process;
+	int i;
+
+	process = find_process(count, top);
+	if (process)
+		process->marked = false;
+	for (i = 0; i < count; i++)
+		if (processes[i].marked && processes[i].parent == top)
+			unmark(count, processes[i].pid);
+}
+
+/* Puts the marked ones first; returns how many. */
+static inline int marked_first(int count)
+{
+	int i, n = 0;
+
+	for (i = 0; i < count; i++)
+		if (processes[i].marked)
+			processes[n++] = processes[i];
+	return n;
+}
+
+/* The processes below @top, zombies included, but without the guard. */
+static inline int list_below(pid_t top)
+{
+	int count = list_processes();
+
+	mark_below(count, top);
+	if (guard_pid > 0)
+		unmark(count, guard_pid);
+	return marked_first(count);
+}
+
+/* A root that is not below the test. */
+static pid_t stranger __maybe_unused;
+
+/* What is below the test and is no replica. */
+static pid_t kept[KEPT_PROCESSES] __maybe_unused;
+static int nr_kept;
+
+static inline void keep(pid_t pid)
+{
+	kept[nr_kept++ % KEPT_PROCESSES] = pid;
+}
+
+static inline void forget(pid_t pid)
+{
+	int i;
+
+	for (i = 0; i < nr_kept && kept[i] != pid; i++)
+		;
+	if (i < nr_kept)
+		kept[i] = kept[--nr_kept];
+}
+
+/* What else is below the test: replicas and what they leave. */
+static inline int list_others(void)
+{
+	int i, count = list_processes();
+
+	mark_below(count, getpid());
+	if (guard_pid > 0)
+		unmark(count, guard_pid);
+	for (i = 0; i < nr_kept; i++)
+		unmark(count, kept[i]);
+	return marked_first(count);
+}
+
+static inline void dump_listed(int count)
+{
+	int i;
+
+	for (i = 0; i < count && i < 50; i++)
+		dump_process(processes[i].pid);
+}
+
+static inline int kill_listed(int count)
+{
+	int i;
+
+	for (i = 0; i < count; i++)
+		kill(processes[i].pid, SIGKILL);
+	for (i = 0; i < count; i++)
+		waitpid(processes[i].pid, NULL, WNOHANG | __WALL);
+	return count;
+}
+
+/* Ends all others; false if some do not end. */
+static inline bool end_others(void)
+{
+	bool ended = wait_until(!kill_listed(list_others()), DEADLINE);
+
+	if (!ended)
+		dump_listed(list_others());
+	return ended;
+}
+
+/* True if nothing else is, or if what is just ending has ended. */
+static inline bool no_others(void)
+{
+	bool none = wait_until(!list_others(), 5);
+
+	if (!none)
+		dump_listed(list_others());
+	return none;
+}
+
+static inline bool end_kept(pid_t pid)
+{
+	forget(pid);
+	return end_others();
+}
+
+/*
+ * Setting up
+ */
+
+/* Ends a test that hangs, with all that it started; says where it hangs. */
+static inline void start_watchdog(struct __test_metadata *_metadata)
+{
+	pid_t test = getpid();
+	int i, pidfd;
+
+	guard_pid = fork();
+	ASSERT_LE(0, guard_pid);
+	if (guard_pid)
+		return;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "guard");
+	guard_pid = getpid();
+	pidfd = sys_pidfd_open(test);
+	if (getppid() != test || pidfd < 0 || wait_pidfd(pidfd, TEST_DEADLINE))
+		_exit(0);
+	fprintf(stderr, "# the test hangs:\n");
+	dump_process(test);
+	dump_listed(list_below(test));
+	restore_files();
+	kill(test, SIGSTOP);
+	for (i = 0; i < 100 && kill_listed(list_below(test)); i++)
+		poll_pause();
+	kill(test, SIGKILL);
+	_exit(0);
+}
+
+/*
+ * Calls
+ */
+
+static inline void init_args(struct fullfork_args *args, int pidfd, __u64 flags)
+{
+	memset(args, 0, sizeof(*args));
+	args->flags = flags;
+	if (flags & CLONE_FROM_PIDFD)
+		args->source_pidfd = pidfd;
+	if (!(flags & (CLONE_PARENT | CLONE_AUTOREAP)))
+		args->exit_signal = SIGCHLD;
+	if (flags & CLONE_PIDFD)
+		args->pidfd = ptr_to_u64(&shared->pidfd);
+	if (flags & CLONE_PARENT_SETTID)
+		args->parent_tid = ptr_to_u64(&shared->parent_tid);
+}
+
+static inline void ask_for_map(struct fullfork_args *args, unsigned int entries)
+{
+	memset(shared->map, 0xff, sizeof(shared->map));
+	args->tid_map = ptr_to_u64(shared->map);
+	args->tid_map_size = entries;
+}
+
+/* A manager is no member: a replica of it that returns is a failure. */
+static inline long call_as_manager(struct fullfork_args *args)
+{
+	long ret = sys_clone3(args, sizeof(*args));
+
+	if (!ret)
+		replica_fail(__FILE__, __LINE__, "the manager was copied", 0);
+	return ret;
+}
+
+static inline long copy_from(int pidfd, __u64 flags)
+{
+	struct fullfork_args args;
+
+	init_args(&args, pidfd, CLONE_FROM_PIDFD | flags);
+	return call_as_manager(&args);
+}
+
+/* The same with the table of TIDs in shared->map. */
+static inline long copy_with_map(int pidfd, __u64 flags, unsigned int entries)
+{
+	struct fullfork_args args;
+
+	init_args(&args, pidfd, CLONE_FROM_PIDFD | flags);
+	ask_for_map(&args, entries);
+	return call_as_manager(&args);
+}
+
+static inline bool map_has(int i)
+{
+	return i < MAP_ENTRIES && shared->map[i].original &&
+	       shared->map[i].original != UNWRITTEN;
+}
+
+static inline int map_length(void)
+{
+	int i;
+
+	for (i = 0; map_has(i); i++)
+		;
+	return i;
+}
+
+/* The place of an original's TID in the table, or -1. */
+static inline int place_of(pid_t original)
+{
+	int i;
+
+	for (i = 0; map_has(i); i++)
+		if (shared->map[i].original == (__u32)original)
+			return i;
+	return -1;
+}
+
+/* The TID that the table gives for one of an original, or 0. */
+static inline pid_t replica_of(pid_t original)
+{
+	int place = place_of(original);
+
+	return place < 0 ? 0 : shared->map[place].replica;
+}
+
+/* Reads memory of a process that has the test's addresses. */
+static inline bool peek(pid_t pid, const void *addr, void *buf, size_t size)
+{
+	struct iovec local = { buf, size };
+	struct iovec remote = { (void *)addr, size };
+
+	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)size;
+}
+
+/* Every thread of a process is in @state. */
+static inline bool all_threads_in(pid_t pid, char state)
+{
+	char path[64];
+	struct dirent *entry;
+	bool all = true;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	if (!dir)
+		return false;
+	while (all && (entry = readdir(dir)))
+		all = entry->d_name[0] == '.' ||
+		      task_state(pid, atoi(entry->d_name)) == state;
+	closedir(dir);
+	return all;
+}
+
+/* Nothing to report to the parent, which is the caller. */
+static inline bool has_no_event(pid_t pid)
+{
+	siginfo_t info = {};
+
+	return !waitid(P_PID, pid, &info, WEXITED | WSTOPPED | WCONTINUED |
+		       WNOHANG | WNOWAIT | __WALL) && !info.si_pid;
+}
+
+/* What the test blocks, so that it sees each. */
+static inline bool sigchld_is_pending(void)
+{
+	sigset_t pending;
+
+	sigpending(&pending);
+	return sigismember(&pending, SIGCHLD);
+}
+
+static inline void discard_sigchld(void)
+{
+	struct timespec now = {};
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	while (sigtimedwait(&set, NULL, &now) > 0)
+		;
+}
+
+static inline void probe_manager(struct __test_metadata *_metadata)
+{
+	pid_t child;
+	long pid;
+	int pidfd;
+
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	pidfd = sys_pidfd_open(child);
+	ASSERT_LE(0, pidfd);
+	pid = copy_from(pidfd, WHOLE_TREE | CLONE_STOPPED);
+	close(pidfd);
+	keep(child);
+	ASSERT_TRUE(end_others());
+	ASSERT_TRUE(end_kept(child));
+	if (pid == -EINVAL && !getenv("KSFT_FULLFORK_EXPECT"))
+		SKIP(_exit(0), "the kernel has no CLONE_FROM_PIDFD");
+	ASSERT_LT(0, pid)
+	{
+		TH_LOG("CLONE_FROM_PIDFD: %s", strerror(-pid));
+	}
+}
+
+/* To be called first in each FIXTURE_SETUP of a test with a manager. */
+static inline void setup_manager(struct __test_metadata *_metadata)
+{
+	sigset_t set;
+
+	require_fullfork(_metadata);
+	if (geteuid())
+		SKIP(_exit(0), "needs root");
+	original_pid = sys_getpid();
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
+	probe_manager(_metadata);
+	start_watchdog(_metadata);
+	discard_sigchld();
+}
+
+/* What each FIXTURE_TEARDOWN ends with. */
+static inline void teardown_manager(struct __test_metadata *_metadata)
+{
+	nr_kept = 0;
+	restore_files();
+	EXPECT_TRUE(end_others());
+	if (stranger) {
+		kill_listed(list_below(stranger));
+		kill(stranger, SIGKILL);
+	}
+	EXPECT_EQ(0, load(&report->failures))
+	{
+		TH_LOG("%s", report->failure);
+	}
+}
+
+/*
+ * A tree that answers
+ */
+
+struct plan {
+	int parent;			/* its number; the first has none */
+	int threads;			/* beside the leader */
+	int caller;			/* 1: its last thread takes commands */
+	void (*before)(int number);	/* it has children */
+	void (*become)(int number);	/* it has threads */
+};
+
+enum relation { RELATION_CHILD, RELATION_GRANDCHILD, RELATION_STRANGER };
+
+static const struct plan *plan __maybe_unused;
+static int plan_size __maybe_unused;
+static int own_process __maybe_unused;
+static __thread int own_task __maybe_unused;
+
+/* The number of the first task of a process: its leader. */
+static inline int first_task(int number)
+{
+	int i, task = 0;
+
+	for (i = 0; i < number; i++)
+		task += 1 + plan[i].threads;
+	return task;
+}
+
+static inline int nr_tasks(void)
+{
+	return first_task(plan_size);
+}
+
+/* Of the original */
+static inline pid_t pid_of(int number)
+{
+	return report->slot[first_task(number)].pid;
+}
+
+/* Not in a handler of an original: no signal is sent to it. */
+static inline void count_sigchld(int sig)
+{
+	if (!in_replica())
+		add(&report->word[WORD_SIGCHLDS], 1);
+}
+
+/* Whether an original is told of something that its children did. */
+static inline void look_for_events(void)
+{
+	siginfo_t info = {};
+
+	if (!in_replica() &&
+	    !waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WCONTINUED | WNOHANG |
+		    WNOWAIT | __WALL) && info.si_pid)
+		add(&report->word[WORD_EVENTS], 1);
+}
+
+static inline void obey(__u32 question)
+{
+	struct command *c = &shared->command;
+	long ret;
+
+	if (c->question != question || c->process != own_process || in_replica())
+		return;
+	if (c->source)
+		c->args.source_pidfd = sys_pidfd_open(c->source);
+	ret = sys_clone3(&c->args, sizeof(c->args));
+	if (in_replica()) {
+		c->replica_ret = ret;
+		add(&c->replica_returns, 1);
+	} else {
+		c->ret = ret;
+		if (c->source)
+			close(c->args.source_pidfd);
+	}
+}
+
+static inline void give_answer(int task, __u32 question)
+{
+	struct report_slot *slot = &report->slot[task];
+	enum side side = own_side();
+
+	if (side == SIDE_REPLICA) {
+		slot->code = sys_getpid();
+		slot->value[0] = sys_gettid();
+		slot->value[3] = syscall(__NR_getppid);
+	}
+	__atomic_store_n(&slot->value[side], question, __ATOMIC_SEQ_CST);
+}
+
+/* The life of each task of the tree: until it is told to end. */
+static inline void answer_questions(int task)
+{
+	struct report_slot *slot = &report->slot[task];
+	__u32 *word = &report->word[WORD_QUESTION];
+	bool leads = task == first_task(own_process);
+	bool calls = plan[own_process].caller &&
+		     task == first_task(own_process + 1) - 1;
+	__u32 question, seen = load(word);
+	__u64 canary[16];
+	int i;
+
+	own_task = task;
+	for (i = 0; i < ARRAY_SIZE(canary); i++)
+		canary[i] = task * 1000 + i;
+	keep_in_memory(canary);
+	slot->pid = sys_getpid();
+	slot->tid = sys_gettid();
+	add(&report->recorded, 1);
+
+	while (!(seen & QUESTION_END)) {
+		if (futex_wait(word, seen, 0, -1) && errno != EAGAIN)
+			add(&report->word[WORD_EINTRS], 1);
+		question = load(word);
+		if (question == seen)
+			continue;
+		seen = question;
+		keep_in_memory(canary);
+		for (i = 0; i < ARRAY_SIZE(canary); i++)
+			side_assert_eq(task * 1000 + i, canary[i]);
+		side_assert_eq(task, own_task);
+		if (calls)
+			obey(seen);
+		if (leads)
+			look_for_events();
+		give_answer(task, seen);
+	}
+}
+
+static inline void *answer_in_thread(void *arg)
+{
+	answer_questions((long)arg);
+	return NULL;
+}
+
+/* On both sides: the children end first, and each as it should. */
+static inline __noreturn void end_process(void)
+{
+	int status;
+
+	while (waitpid(-1, &status, __WALL) > 0)
+		side_assert_eq(REPLICA_PASS << 8, status);
+	replica_exit(REPLICA_PASS);
+}
+
+static inline __noreturn void run_process(int number)
+{
+	struct sigaction sa = {
+		.sa_handler = count_sigchld,
+		.sa_flags = SA_RESTART,
+	};
+	int i, first = first_task(number);
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t set;
+
+	original_pid = sys_getpid();
+	own_process = number;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	sigaction(SIGCHLD, &sa, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+
+	if (plan[number].before)
+		plan[number].before(number);
+	for (i = number + 1; i < plan_size; i++) {
+		pid_t pid = plan[i].parent == number ? fork() : 1;
+
+		side_assert(pid >= 0);
+		if (!pid)
+			run_process(i);
+	}
+	if (plan[number].become)
+		plan[number].become(number);
+	/* Other credentials have cleared it. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 128 * 1024);
+	for (i = 1; i <= plan[number].threads; i++)
+		side_assert_eq(0, pthread_create(&thread, &attr,
+						 answer_in_thread,
+						 (void *)(long)(first + i)));
+	answer_questions(first);
+	end_process();
+}
+
+/* The root's parent, when that is not the test, notes what it is told. */
+static inline __noreturn void watch_children(void)
+{
+	siginfo_t info;
+
+	for (;;) {
+		info.si_pid = 0;
+		if (waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WCONTINUED |
+			   __WALL))
+			poll_pause();
+		if (!info.si_pid)
+			continue;
+		store(&report->word[WORD_MIDDLE_PID], info.si_pid);
+		add(&report->word[WORD_MIDDLE_EVENTS], 1);
+	}
+}
+
+static inline pid_t start_root(enum relation relation)
+{
+	/* A sibling: no descendant of the test. */
+	struct fullfork_args args = { .flags = CLONE_PARENT };
+	pid_t pid;
+
+	pid = relation == RELATION_STRANGER ? sys_clone3(&args, sizeof(args)) :
+	      fork();
+	if (pid)
+		return pid;
+	if (relation == RELATION_GRANDCHILD) {
+		original_pid = sys_getpid();
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		pid = fork();
+		if (!pid)
+			run_process(0);
+		store(&report->word[WORD_MIDDLE], sys_getpid());
+		watch_children();
+	}
+	run_process(0);
+}
+
+static inline bool tasks_sleep(int first, int count)
+{
+	struct report_slot *slot = &report->slot[first];
+	int i;
+
+	for (i = 0; i < count; i++)
+		if (!is_blocked(slot[i].pid, slot[i].tid, __NR_futex))
+			return false;
+	return true;
+}
+
+/*
+ * Starts the processes of a plan; the first is the root.  Returns its PID when
+ * all sleep, waiting for a question.
+ */
+static inline pid_t start_tree(struct __test_metadata *_metadata,
+			       const struct plan *new_plan, int size,
+			       enum relation relation)
+{
+	pid_t pid;
+
+	plan = new_plan;
+	plan_size = size;
+	report->recorded = 0;
+	memset(report->slot, 0, sizeof(report->slot));
+	memset(report->word, 0, sizeof(report->word));
+	pid = start_root(relation);
+	ASSERT_LT(0, pid);
+	if (relation == RELATION_STRANGER)
+		stranger = pid;
+	else
+		keep(pid);
+	ASSERT_TRUE(wait_recorded(nr_tasks()))
+	{
+		TH_LOG("%u of %d tasks: %s", load(&report->recorded),
+		       nr_tasks(), report->failure);
+	}
+	ASSERT_TRUE(wait_until(tasks_sleep(0, nr_tasks()), DEADLINE))
+	{
+		dump_listed(list_below(getpid()));
+	}
+	return pid_of(0);
+}
+
+static inline __u32 ask(void)
+{
+	__u32 *word = &report->word[WORD_QUESTION], question = add(word, 1);
+
+	futex_wake(word, INT_MAX, 0);
+	return question;
+}
+
+static inline int count_answers(enum side side, int first, int count,
+				__u32 question)
+{
+	int i, answers = 0;
+
+	for (i = first; i < first + count; i++)
+		answers += __atomic_load_n(&report->slot[i].value[side],
+					   __ATOMIC_SEQ_CST) == question;
+	return answers;
+}
+
+/* Some tasks, asked now, answer. */
+static inline bool tasks_answer(enum side side, int first, int count)
+{
+	__u32 question = ask();
+	bool met = wait_until(count_answers(side, first, count, question) ==
+			      count, DEADLINE);
+
+	if (!met) {
+		fprintf(stderr, "# %d of %d tasks answer\n",
+			count_answers(side, first, count, question), count);
+		dump_listed(list_below(getpid()));
+	}
+	return met;
+}
+
+static inline bool originals_answer(void)
+{
+	return tasks_answer(SIDE_ORIGINAL, 0, nr_tasks());
+}
+
+static inline bool replicas_answer(void)
+{
+	return tasks_answer(SIDE_REPLICA, 0, nr_tasks());
+}
+
+/* Both sides end, children first; a replica is only to be waited for. */
+static inline void tell_to_end(void)
+{
+	__u32 *word = &report->word[WORD_QUESTION];
+
+	store(word, load(word) | QUESTION_END);
+	futex_wake(word, INT_MAX, 0);
+}
+
+/* Originals were told of nothing, and no wait of theirs returned. */
+#define expect_undisturbed()						\
+do {									\
+	EXPECT_EQ(0, load(&report->word[WORD_EVENTS]));			\
+	EXPECT_EQ(0, load(&report->word[WORD_SIGCHLDS]));		\
+	EXPECT_EQ(0, load(&report->word[WORD_EINTRS]));			\
+	EXPECT_EQ(0, load(&report->word[WORD_MIDDLE_EVENTS]));		\
+	EXPECT_EQ(0, load(&report->failures))				\
+	{								\
+		TH_LOG("%s", report->failure);				\
+	}								\
+} while (0)
+
+/* Has the last thread of a process make a call: what it returned. */
+static inline long have_called(int process, const struct fullfork_args *args,
+			       pid_t source)
+{
+	struct command *c = &shared->command;
+	int task = first_task(process + 1) - 1;
+
+	c->args = *args;
+	c->source = source;
+	c->process = process;
+	c->ret = -ETIME;
+	c->replica_ret = -ETIME;
+	c->replica_returns = 0;
+	c->question = load(&report->word[WORD_QUESTION]) + 1;
+	if (!tasks_answer(SIDE_ORIGINAL, task, 1))
+		return -ETIME;
+	return c->ret;
+}
+
+static inline long have_copied(int process, __u64 flags)
+{
+	struct fullfork_args args;
+
+	init_args(&args, -1, flags);
+	ask_for_map(&args, MAP_ENTRIES);
+	return have_called(process, &args, 0);
+}
+
+#endif /* _FULLFORK_MANAGER_H */
