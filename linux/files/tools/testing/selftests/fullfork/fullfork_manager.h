@@ -546,6 +546,7 @@ struct plan {
 	int parent;			/* its number; the first has none */
 	int threads;			/* beside the leader */
 	int caller;			/* 1: its last thread takes commands */
+	bool outlives_parent;
 	void (*before)(int number);	/* it has children */
 	void (*become)(int number);	/* it has threads */
 };
@@ -715,7 +716,7 @@ static inline __noreturn void run_process(int number)
 	if (plan[number].become)
 		plan[number].become(number);
 	/* Other credentials have cleared it. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_PDEATHSIG, plan[number].outlives_parent ? 0 : SIGKILL);
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 128 * 1024);

@@ -108,8 +108,11 @@ static long run_container(struct tree_node *self, long arg)
 	if (pid)
 		return pid < 0 ? -errno : pid;
 	setenv(THREADS_VARIABLE, result_file, 1);
-	execlp("unshare", "unshare", "--pid", "--fork", "--mount-proc",
-	       "sh", "-c", script, "sh", result_file, program, python, NULL);
+	/* It ends with its parent, if the test ends early. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	execlp("unshare", "unshare", "--pid", "--fork", "--kill-child",
+	       "--mount-proc", "sh", "-c", script, "sh", result_file, program,
+	       python, NULL);
 	_exit(127);
 }
 

@@ -4,7 +4,6 @@
  */
 #include "fullfork_tree.h"
 
-#include <sys/ioctl.h>
 #include <termios.h>
 
 #define BOTH (CLONE_SUBTREE | CLONE_ALL_THREADS)
@@ -197,14 +196,6 @@ TEST_F_GUARDED(group, of_originals_is_signalled_alone)
 	tree_expect_alive(_metadata, REPLICA);
 }
 
-static char terminal[64];
-
-/* Opens the terminal of the test: it becomes that of the session. */
-static long open_terminal(struct tree_node *self, long arg)
-{
-	return result_of(open(terminal, O_RDWR | O_CLOEXEC));
-}
-
 static long open_own_terminal(struct tree_node *self, long arg)
 {
 	long fd = result_of(open("/dev/tty", O_RDWR | O_CLOEXEC));
@@ -217,19 +208,6 @@ static long open_own_terminal(struct tree_node *self, long arg)
 static long get_foreground(struct tree_node *self, long fd)
 {
 	return result_of(tcgetpgrp(fd));
-}
-
-static long take_terminal(struct tree_node *self, long master)
-{
-	char name[64];
-	int fd;
-
-	if (ptsname_r(master, name, sizeof(name)))
-		return -errno;
-	fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	return result_of(ioctl(fd, TIOCSCTTY, 0));
 }
 
 static int tty_of(enum side side, unsigned int node)
@@ -253,9 +231,7 @@ FIXTURE_SETUP(session)
 	setup_tree(_metadata);
 	self->master = posix_openpt(O_RDWR | O_NOCTTY);
 	ASSERT_LE(0, self->master);
-	ASSERT_EQ(0, grantpt(self->master));
 	ASSERT_EQ(0, unlockpt(self->master));
-	ASSERT_EQ(0, ptsname_r(self->master, terminal, sizeof(terminal)));
 	self->other_master = posix_openpt(O_RDWR | O_NOCTTY);
 	ASSERT_LE(0, self->other_master);
 	ASSERT_EQ(0, unlockpt(self->other_master));
@@ -299,7 +275,8 @@ do {									\
 	self->root = child_of(self->outer);				\
 	self->leader = child_of(self->root);				\
 	lead_new_session(self->leader);					\
-	self->fd = ask(ORIGINAL, self->leader, open_terminal, 0);	\
+	self->fd = ask(ORIGINAL, self->leader, open_terminal,		\
+		       self->master);					\
 	ASSERT_LE(0, self->fd);						\
 	self->child = child_of(self->leader);				\
 	self->tty = tty_of(ORIGINAL, self->leader);			\
@@ -398,7 +375,7 @@ TEST_F_GUARDED(session, of_replicas_may_take_another_terminal)
 {
 	make_session_with_terminal();
 	copy_by(self->root, BOTH);
-	EXPECT_EQ(0, ask(REPLICA, self->leader, take_terminal,
+	EXPECT_LE(0, ask(REPLICA, self->leader, open_terminal,
 			 self->other_master));
 	EXPECT_LT(0, tty_of(REPLICA, self->leader));
 	EXPECT_NE(self->tty, tty_of(REPLICA, self->leader));
@@ -432,7 +409,7 @@ TEST_F_GUARDED(session, that_is_joined_has_its_terminal)
 	long fd;
 
 	lead_new_session(self->outer);
-	fd = ask(ORIGINAL, self->outer, open_terminal, 0);
+	fd = ask(ORIGINAL, self->outer, open_terminal, self->master);
 	ASSERT_LE(0, fd);
 	self->root = child_of(self->outer);
 	self->child = child_of(self->root);

@@ -10,8 +10,7 @@
 
 #define BOTH (CLONE_SUBTREE | CLONE_ALL_THREADS)
 
-/* A status as waitpid() has it for a stop. */
-#define stopped_by(sig) ((sig) << 8 | 0x7f)
+/* A status as waitpid() has it. */
 #define CONTINUED 0xffff
 
 /* Waits until a process stands still, as a node that does not answer. */
@@ -244,13 +243,6 @@ TEST_F_GUARDED(stopped, is_stopped_without_all_threads)
  * A job in the background that its terminal has stopped.  The session is led
  * from outside, so that both trees have the terminal.
  */
-static char terminal[64];
-
-static long open_terminal(struct tree_node *self, long arg)
-{
-	return result_of(open(terminal, O_RDWR | O_CLOEXEC));
-}
-
 static long read_terminal(struct tree_node *self, long fd)
 {
 	char line[16] = "";
@@ -267,7 +259,6 @@ static long change_terminal(struct tree_node *self, long fd)
 	       result_of(tcsetattr(fd, TCSANOW, &termios));
 }
 
-/* The terminal of the calling process is that of its third descriptor. */
 static long set_foreground(struct tree_node *self, long group)
 {
 	int fd = open("/dev/tty", O_RDWR | O_CLOEXEC);
@@ -309,11 +300,10 @@ FIXTURE_SETUP(background)
 	self->master = posix_openpt(O_RDWR | O_NOCTTY);
 	ASSERT_LE(0, self->master);
 	ASSERT_EQ(0, unlockpt(self->master));
-	ASSERT_EQ(0, ptsname_r(self->master, terminal, sizeof(terminal)));
 	self->outer = start_tree();
 	ASSERT_LT(0, ask(ORIGINAL, self->outer, lead_session, 0));
 	ASSERT_EQ(0, ask(ORIGINAL, self->outer, ignore_signal, SIGTTOU));
-	fd = ask(ORIGINAL, self->outer, open_terminal, 0);
+	fd = ask(ORIGINAL, self->outer, open_terminal, self->master);
 	ASSERT_LE(0, fd);
 	self->root = child_of(self->outer);
 	self->job = child_of(self->root);

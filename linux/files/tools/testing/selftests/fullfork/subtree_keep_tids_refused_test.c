@@ -37,26 +37,6 @@ FIXTURE_TEARDOWN(tree)
 	teardown_tree(_metadata);
 }
 
-static long enter_ns_of(struct tree_node *self, long pid)
-{
-	char path[64];
-	long ret;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%ld/ns/pid", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = result_of(setns(fd, CLONE_NEWPID));
-	close(fd);
-	return ret;
-}
-
-static long unshare_it(struct tree_node *self, long flags)
-{
-	return result_of(unshare(flags));
-}
-
 static long keep_capabilities(struct tree_node *self, long mask)
 {
 	return result_of(set_capabilities(mask));

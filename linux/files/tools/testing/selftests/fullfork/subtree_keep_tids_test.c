@@ -35,27 +35,14 @@ static __attribute__((constructor)) void be_job(void)
 
 	if (!path)
 		return;
+	/* With the shell, that is, if the test ends early. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	word = map_job(path);
 	if (word == MAP_FAILED)
 		_exit(1);
 	while (!load(&word[JOB_MAY_END]))
 		futex_wait(&word[JOB_MAY_END], 0, 0, -1);
 	_exit(JOB_CODE);
-}
-
-static long enter_ns_of(struct tree_node *self, long pid)
-{
-	char path[64];
-	long ret;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%ld/ns/pid", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = result_of(setns(fd, CLONE_NEWPID));
-	close(fd);
-	return ret;
 }
 
 /* The init is a child of the test, as it is to be no member. */
@@ -131,16 +118,6 @@ FIXTURE_SETUP(tree)
 FIXTURE_TEARDOWN(tree)
 {
 	teardown_tree(_metadata);
-}
-
-static long get_tid(struct tree_node *self, long arg)
-{
-	return sys_gettid();
-}
-
-static long get_pid(struct tree_node *self, long arg)
-{
-	return syscall(__NR_getpid);
 }
 
 TEST_F_GUARDED(tree, keeps_every_tid)
@@ -389,6 +366,7 @@ static long run_shell(struct tree_node *self, long arg)
 
 	if (pid)
 		return pid < 0 ? -errno : pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setenv(JOB_VARIABLE, job_file, 1);
 	execl("/bin/sh", "sh", "-c",
 	      "\"$0\" & job=$!; wait $job; echo $job $? >>\"$1\"", program,

@@ -11,26 +11,6 @@
 /* An ID that no other process has. */
 #define LONELY_ID 54321
 
-static long enter_ns_of(struct tree_node *self, long pid)
-{
-	char path[64];
-	long ret;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%ld/ns/pid", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = result_of(setns(fd, CLONE_NEWPID));
-	close(fd);
-	return ret;
-}
-
-static long unshare_it(struct tree_node *self, long flags)
-{
-	return result_of(unshare(flags));
-}
-
 static long keep_capabilities(struct tree_node *self, long mask)
 {
 	return result_of(set_capabilities(mask));
@@ -40,11 +20,6 @@ static long become(struct tree_node *self, long uid)
 {
 	return result_of(syscall(__NR_setresuid, uid, uid, uid)) ?:
 	       result_of(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
-}
-
-static long get_pid(struct tree_node *self, long arg)
-{
-	return syscall(__NR_getpid);
 }
 
 static long kill_pid(struct tree_node *self, long pid)

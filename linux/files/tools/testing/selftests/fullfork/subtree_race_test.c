@@ -155,15 +155,15 @@ static void kill_and_wait(void)
 static void leave_orphan(void)
 {
 	int pair[2];
-	pid_t pid, below = 0;
+	pid_t pid, parent, below = 0;
 
 	original_assert(!pipe(pair));
 	pid = fork();
 	if (!pid) {
+		parent = sys_getpid();
 		below = fork();
 		if (!below) {
-			/* Until its parent has gone. */
-			for (pid = getppid(); getppid() == pid;)
+			while (getppid() == parent)
 				poll_pause();
 			spin_us(500);
 			_exit(CODE_CHILD);
@@ -182,7 +182,7 @@ static void leave_orphan(void)
 	close(pair[1]);
 }
 
-static int end_thread(void *arg)
+static int leave_thread(void *arg)
 {
 	return 0;
 }
@@ -197,7 +197,7 @@ static void create_and_join(void)
 	__u32 *word = &words[own_worker], one;
 
 	store(word, 1);
-	original_assert(clone(end_thread, child_stack[own_worker] + STACK_SIZE,
+	original_assert(clone(leave_thread, child_stack[own_worker] + STACK_SIZE,
 			      flags, NULL, word, NULL, word) > 0);
 	while ((one = load(word)))
 		futex_wait(word, one, 0, -1);

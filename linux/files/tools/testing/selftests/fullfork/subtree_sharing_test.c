@@ -71,11 +71,6 @@ static void expect_same_graph(struct __test_metadata *_metadata)
 	EXPECT_EQ(expected, shares(tid_of(REPLICA, a),			\
 				   tid_of(REPLICA, b), type))
 
-static long unshare_it(struct tree_node *self, long flags)
-{
-	return result_of(unshare(flags));
-}
-
 static long open_number(struct tree_node *self, long number)
 {
 	return result_of(dup2(STDERR_FILENO, number));
@@ -303,6 +298,8 @@ TEST_F_GUARDED(members, end_sharing_in_the_replica)
 				      SIGCHLD);
 
 	copy_by(self->root, variant->flags);
+	expect_shared(1, self->root, child, KCMP_FILES);
+	expect_shared(1, self->root, child, KCMP_FS);
 	EXPECT_EQ(0, ask(REPLICA, child, unshare_it, CLONE_FILES | CLONE_FS));
 	expect_shared(0, self->root, child, KCMP_FILES);
 	expect_shared(0, self->root, child, KCMP_FS);

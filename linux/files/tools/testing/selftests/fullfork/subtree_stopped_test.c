@@ -6,8 +6,6 @@
 
 #define BOTH (CLONE_SUBTREE | CLONE_ALL_THREADS)
 
-#define stopped_by(sig) ((sig) << 8 | 0x7f)
-
 /* Words of the tree */
 enum {
 	ORIGINAL_STEPS,
@@ -128,15 +126,6 @@ TEST_F_GUARDED(tree, leaves_the_originals_running)
 	tree_expect_alive(_metadata, ORIGINAL);
 	EXPECT_EQ(NOTHING_YET, ask(ORIGINAL, self->root, wait_stopped_now,
 				   self->child));
-}
-
-static long wait_pid_stopped(struct tree_node *self, long pid)
-{
-	long ret = NOTHING_YET;
-
-	wait_until((ret = wait_pid_stopped_now(self, pid)) != NOTHING_YET,
-		   DEADLINE);
-	return ret;
 }
 
 TEST_F_GUARDED(tree, shows_the_stop_of_its_root_to_the_caller)

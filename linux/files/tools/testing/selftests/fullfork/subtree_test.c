@@ -55,12 +55,6 @@ static void expect_parents(struct __test_metadata *_metadata, enum side side,
 	}
 }
 
-/* As it sees itself and as /proc has it. */
-static long get_pid(struct tree_node *self, long arg)
-{
-	return syscall(__NR_getpid);
-}
-
 TEST_F_GUARDED(tree, returns_pid_and_zero)
 {
 	unsigned int child = child_of(self->root);
@@ -323,6 +317,7 @@ TEST_F_GUARDED(tree, is_the_child_of_the_callers_parent_with_clone_parent)
 		  ask(REPLICA, caller, get_parent, 0));
 	EXPECT_EQ(pid, ask(REPLICA, child, get_parent, 0));
 	EXPECT_EQ(-ECHILD, ask(ORIGINAL, caller, wait_pid_now, pid));
+	end_node(REPLICA, child, 2);
 	end_node(REPLICA, caller, 3);
 	EXPECT_EQ(3 << 8, ask(ORIGINAL, self->root, wait_pid_for, pid));
 

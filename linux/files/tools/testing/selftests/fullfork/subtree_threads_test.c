@@ -99,15 +99,6 @@ TEST_F_GUARDED(threads, keep_their_memory)
 }
 
 /* A child is that of one thread: __WNOTHREAD shows whose. */
-static long wait_own_now(struct tree_node *self, long index)
-{
-	int status = 0;
-	long ret = result_of(waitpid(tree_peer(self, index)->pid, &status,
-				     WNOHANG | __WALL | __WNOTHREAD));
-
-	return ret > 0 ? status : ret ?: NOTHING_YET;
-}
-
 TEST_F_GUARDED(threads, have_replicas_of_their_own_children)
 {
 	int side;
