@@ -677,10 +677,15 @@ static inline void reap_children(void)
 /* To be called in each FIXTURE_TEARDOWN: ends whatever the test has started. */
 static inline void teardown_tree(struct __test_metadata *_metadata)
 {
+	unsigned int node;
 	bool gone;
 
 	if (!tree_guard)
 		return;
+	/* A reaper in a PID namespace of its own may have adopted some. */
+	for (node = 0; node < tree_count; node++)
+		if (is_found(node))
+			kill(pid_of(REPLICA, node), SIGKILL);
 	gone = wait_until(({
 		bool killed = kill_descendants(getpid(), tree_guard);
 

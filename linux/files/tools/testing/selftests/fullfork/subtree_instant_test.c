@@ -31,8 +31,8 @@ struct page {
 };
 
 /* In private memory, of which a process uses that of its own players. */
-static struct page player_pages[PLAYERS][PAGES] __attribute__((aligned(4096)));
-static struct page seen[PLAYERS][PAGES] __attribute__((aligned(4096)));
+static _Alignas(4096) struct page player_pages[PLAYERS][PAGES];
+static _Alignas(4096) struct page seen[PLAYERS][PAGES];
 
 static int players;
 static int pipes[PLAYERS][2];
