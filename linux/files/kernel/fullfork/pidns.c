@@ -65,7 +65,7 @@ struct fullfork_pid_ns *fullfork_find_pid_ns(struct fullfork *op, struct pid_nam
 static int add_pid_ns(struct fullfork *op, struct pid_namespace *original,
 		      struct pid_namespace *replica, struct fullfork_group *init)
 {
-	struct fullfork_pid_ns *m = kmalloc(sizeof(*m), GFP_KERNEL_ACCOUNT);
+	struct fullfork_pid_ns *m = kmalloc_obj(*m, GFP_KERNEL_ACCOUNT);
 
 	if (!m) {
 		put_pid_ns(replica);

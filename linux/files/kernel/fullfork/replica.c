@@ -336,7 +336,7 @@ static struct task_struct *copy_original(struct fullfork_member *m)
 static void keep_creds(struct task_struct *p, struct task_struct *original)
 {
 	const struct cred *cred = get_task_cred(original);
-	const struct cred *old = p->cred;
+	const struct cred *old = rcu_dereference_protected(p->cred, true);
 
 	inc_rlimit_ucounts(cred->ucounts, UCOUNT_RLIMIT_NPROC, 1);
 	dec_rlimit_ucounts(old->ucounts, UCOUNT_RLIMIT_NPROC, 1);
@@ -493,6 +493,7 @@ int fullfork_prepare_replicas(struct fullfork *op)
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		if (none_preparing(op))
 			break;
+		/* Pairs with the release in start_member(). */
 		if (smp_load_acquire(&op->self->state) == FULLFORK_PREPARING) {
 			__set_current_state(TASK_RUNNING);
 			fullfork_work(op->self);

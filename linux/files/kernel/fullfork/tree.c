@@ -34,7 +34,7 @@ static int alloc_groups(struct fullfork *op, unsigned int nr)
 	struct fullfork_group *g;
 
 	while (nr--) {
-		g = kzalloc(sizeof(*g), GFP_KERNEL_ACCOUNT);
+		g = kzalloc_obj(*g, GFP_KERNEL_ACCOUNT);
 		if (!g)
 			return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
 		g->op = op;

@@ -99,7 +99,7 @@ static inline __noreturn void run_manager(const struct manager *m, pid_t root)
 }
 
 static inline pid_t start_manager(struct __test_metadata *_metadata,
-			   const struct manager *m, pid_t root)
+				  const struct manager *m, pid_t root)
 {
 	pid_t pid;
 

@@ -103,9 +103,12 @@ TEST_F_GUARDED(tree, is_copied_whole_or_not_when_the_manager_is_killed)
 			whole++;
 			EXPECT_EQ(nr_tasks(), map_length());
 			EXPECT_EQ(PROCESSES, list_others());
-			for (k = 0; k < PROCESSES; k++)
-				EXPECT_TRUE(wait_until(all_threads_in(
-					replica_of(pid_of(k)), 'T'), DEADLINE));
+			for (k = 0; k < PROCESSES; k++) {
+				pid_t pid = replica_of(pid_of(k));
+
+				EXPECT_TRUE(wait_until(all_threads_in(pid, 'T'),
+						       DEADLINE));
+			}
 			EXPECT_TRUE(end_others());
 		} else {
 			EXPECT_TRUE(no_others());
