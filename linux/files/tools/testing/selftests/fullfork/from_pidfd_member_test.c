@@ -4,7 +4,7 @@
  * that is related to what is copied
  */
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 
 static const struct plan family[] = {
 	{ .threads = 2, .caller = 1 },

@@ -5,7 +5,7 @@
  * Each test makes the same call without the cause as well.
  */
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 #include <sys/socket.h>
 
 #ifndef PIDFD_THREAD

@@ -3,7 +3,7 @@
  * Full fork selftests: processes in several states, copied from outside
  */
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 #include "fullfork_pidns.h"
 
 static void block_signals(int number)
@@ -266,7 +266,8 @@ TEST_F_GUARDED(stopped, process_is_not_continued_with_clone_stopped)
 		EXPECT_TRUE(wait_until(all_threads_in(pid, 'T'), DEADLINE));
 		EXPECT_TRUE(wait_until(all_threads_in(replica_of(pid_of(1)),
 						      'T'), DEADLINE));
-		EXPECT_TRUE(wait_until(all_threads_in(self->root, 'T'), DEADLINE));
+		EXPECT_TRUE(wait_until(all_threads_in(self->root, 'T'),
+				       DEADLINE));
 		EXPECT_TRUE(end_others());
 	}
 	ASSERT_EQ(0, kill(self->root, SIGCONT));

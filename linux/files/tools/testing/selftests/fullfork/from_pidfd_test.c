@@ -6,7 +6,7 @@
  * its child, or no descendant at all.
  */
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 #include <sys/stat.h>
 
 static const struct plan family[] = {
@@ -127,6 +127,18 @@ TEST_F_GUARDED(process, has_a_replica_that_is_the_managers_child)
 	EXPECT_TRUE(no_others());
 }
 
+/* Its parent blocks SIGCHLD, as the test does. */
+static bool middle_has_sigchld(void)
+{
+	pid_t pid = load(&report->word[WORD_MIDDLE]);
+	char text[64];
+
+	if (!pid)
+		return false;
+	return !read_status_field(pid, pid, "ShdPnd", text, sizeof(text)) ||
+	       strtoull(text, NULL, 16);
+}
+
 TEST_F_GUARDED(process, goes_on_undisturbed)
 {
 	long pid;
@@ -138,6 +150,7 @@ TEST_F_GUARDED(process, goes_on_undisturbed)
 		ASSERT_LT(0, pid);
 		/* No stop is told to anybody, not even that of the replica. */
 		EXPECT_FALSE(sigchld_is_pending());
+		EXPECT_FALSE(middle_has_sigchld());
 		if (variant->relation == RELATION_CHILD)
 			EXPECT_TRUE(has_no_event(self->root));
 		EXPECT_TRUE(originals_answer());

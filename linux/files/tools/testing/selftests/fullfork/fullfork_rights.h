@@ -8,7 +8,7 @@
 #ifndef _FULLFORK_RIGHTS_H
 #define _FULLFORK_RIGHTS_H
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 #include <sys/ptrace.h>
 
 #define YAMA "/proc/sys/kernel/yama/ptrace_scope"
@@ -131,7 +131,8 @@ static inline long let_copy(struct __test_metadata *_metadata)
 }
 
 /* A manager that calls once: 0, or the error that it got. */
-static inline long copy_as(struct __test_metadata *_metadata, const struct manager *m)
+static inline long copy_as(struct __test_metadata *_metadata,
+			   const struct manager *m)
 {
 	pid_t pid = start_manager(_metadata, m, pid_of(0));
 	long ret = let_copy(_metadata);

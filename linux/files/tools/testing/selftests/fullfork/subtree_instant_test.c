@@ -31,8 +31,8 @@ struct page {
 };
 
 /* In private memory, of which a process uses that of its own players. */
-static _Alignas(4096) struct page player_pages[PLAYERS][PAGES];
-static _Alignas(4096) struct page seen[PLAYERS][PAGES];
+static struct page (*player_pages)[PAGES];
+static struct page seen[PLAYERS][PAGES];
 
 static int players;
 static int pipes[PLAYERS][2];
@@ -202,6 +202,10 @@ FIXTURE_SETUP(game)
 	setup_manager(_metadata);
 	game = variant->game;
 	players = game->players;
+	player_pages = mmap(NULL, players * sizeof(*player_pages),
+			    PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, player_pages);
 	for (i = 0; i < players; i++)
 		ASSERT_EQ(0, pipe(pipes[i]));
 	self->root = fork();

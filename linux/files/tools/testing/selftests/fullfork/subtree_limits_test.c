@@ -7,7 +7,7 @@
  * nobody, and works once there is room.
  */
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>

@@ -3,7 +3,7 @@
  * Full fork selftests: signals to callers and members while a tree is copied
  */
 
-#include "fullfork_manager.h"
+#include "fullfork_answers.h"
 
 /* Words of the report */
 enum {
@@ -73,6 +73,13 @@ static __noreturn void call_once(int pidfd)
 		pause();
 }
 
+static bool replica_is_stopped(int number)
+{
+	pid_t pid = replica_of(pid_of(number));
+
+	return wait_until(all_threads_in(pid, 'T'), DEADLINE);
+}
+
 /*
  * 40 managers, each is killed some later than the one before: the first while
  * it marks the members, the last when its call is long done.  The table of
@@ -81,6 +88,7 @@ static __noreturn void call_once(int pidfd)
  */
 TEST_F_GUARDED(tree, is_copied_whole_or_not_when_the_manager_is_killed)
 {
+	long call_us = time_copy(_metadata, self->pidfd);
 	int i, k, whole = 0;
 	pid_t manager;
 
@@ -94,7 +102,7 @@ TEST_F_GUARDED(tree, is_copied_whole_or_not_when_the_manager_is_killed)
 		keep(manager);
 		ASSERT_TRUE(wait_until(load(&report->word[WORD_MANAGER_READY]),
 				       DEADLINE));
-		spin_us(10 * i * i);
+		spin_us(call_us * i / 20);
 		ASSERT_EQ(0, kill(manager, SIGKILL));
 		EXPECT_EQ(SIGKILL, xwaitpid(_metadata, manager, DEADLINE));
 		forget(manager);
@@ -103,12 +111,8 @@ TEST_F_GUARDED(tree, is_copied_whole_or_not_when_the_manager_is_killed)
 			whole++;
 			EXPECT_EQ(nr_tasks(), map_length());
 			EXPECT_EQ(PROCESSES, list_others());
-			for (k = 0; k < PROCESSES; k++) {
-				pid_t pid = replica_of(pid_of(k));
-
-				EXPECT_TRUE(wait_until(all_threads_in(pid, 'T'),
-						       DEADLINE));
-			}
+			for (k = 0; k < PROCESSES; k++)
+				EXPECT_TRUE(replica_is_stopped(k));
 			EXPECT_TRUE(end_others());
 		} else {
 			EXPECT_TRUE(no_others());
@@ -156,18 +160,23 @@ FIXTURE_TEARDOWN(root)
 /* The caller is a member here, and the others go on without it. */
 TEST_F_GUARDED(root, is_killed_in_its_call_and_the_others_go_on)
 {
-	int i, first, count, whole = 0;
+	int i, first, count, pidfd, whole = 0;
+	long call_us = 0;
 	pid_t root;
 
 	for (i = 0; i < 12 && !_metadata->exit_code; i++) {
 		root = start_tree(_metadata, orphans, ARRAY_SIZE(orphans),
 				  RELATION_CHILD);
+		pidfd = sys_pidfd_open(root);
+		if (!i)
+			call_us = time_copy(_metadata, pidfd);
+		ASSERT_EQ(0, close(pidfd));
 		first = first_task(1);
 		count = nr_tasks() - first;
 		keep(pid_of(1));
 		keep(pid_of(3));
 		start_call_of_root();
-		spin_us(100 * i * i);
+		spin_us(call_us * i / 6);
 		ASSERT_EQ(0, kill(root, SIGKILL));
 		EXPECT_EQ(SIGKILL, xwaitpid(_metadata, root, DEADLINE));
 		EXPECT_TRUE(tasks_answer(SIDE_ORIGINAL, first, count));
