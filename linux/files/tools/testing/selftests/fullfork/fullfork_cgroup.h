@@ -54,8 +54,8 @@ static inline void mount_cgroup(struct __test_metadata *_metadata,
 	if (error)
 		rmdir(cg->mount);
 	/* The type is not there, or a controller of the first version. */
-	if (error == ENODEV || error == EINVAL)
-		SKIP(_exit(0), "the kernel has no %s %s", type, data ?: "");
+	skip_unless(error != ENODEV && error != EINVAL, _exit(0),
+		    "the kernel has no %s %s", type, data ?: "");
 	ASSERT_EQ(0, error)
 	{
 		TH_LOG("mount %s: %s", type, strerror(error));

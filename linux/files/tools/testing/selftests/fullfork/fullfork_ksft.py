@@ -203,7 +203,7 @@ class Tests:
             fixture = name
 
     def run(self, programs):
-        """Run all; a program that is missing skips them."""
+        """Run all; what is missing skips them, or fails them all."""
         if sys.argv[1:] == ["-l"]:
             self.list()
             sys.exit(ksft.KSFT_SKIP)
@@ -216,13 +216,13 @@ class Tests:
         result, reason = None, ""
         missing = [p for p in programs if not shutil.which(p)]
         lack = has_fullfork()
+        if not lack and (missing or os.geteuid()):
+            lack = "needs root and " + ", ".join(programs)
         if lack:
+            # Where full fork is expected, so is all that its tests need.
             result, reason = ksft.test_result_skip, lack
             if os.environ.get("KSFT_FULLFORK_EXPECT"):
                 result = ksft.test_result_fail
-        elif missing or os.geteuid():
-            result = ksft.test_result_skip
-            reason = "needs root and " + ", ".join(programs)
         for function in self.tests:
             if result:
                 self.say(result, reason)

@@ -475,8 +475,7 @@ static inline void probe_manager(struct __test_metadata *_metadata)
 	keep(child);
 	ASSERT_TRUE(end_others());
 	ASSERT_TRUE(end_kept(child));
-	if (pid == -EINVAL && !getenv("KSFT_FULLFORK_EXPECT"))
-		SKIP(_exit(0), "the kernel has no CLONE_FROM_PIDFD");
+	skip_unless(pid != -EINVAL, _exit(0), "the kernel has no CLONE_FROM_PIDFD");
 	ASSERT_LT(0, pid)
 	{
 		TH_LOG("CLONE_FROM_PIDFD: %s", strerror(-pid));
@@ -489,8 +488,7 @@ static inline void setup_manager(struct __test_metadata *_metadata)
 	sigset_t set;
 
 	require_fullfork(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "needs root");
+	require_root(_metadata, "a manager");
 	original_pid = sys_getpid();
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -858,6 +858,21 @@ static inline int wait_then_run_workers(void *ws)
  */
 
 /*
+ * Skips a test that needs @cond.  Where full fork is expected, as in CI, so is
+ * all that its tests need: then it fails.  @leave is how to leave the function.
+ */
+#define skip_unless(cond, leave, fmt, ...)				\
+do {									\
+	if (cond)							\
+		break;							\
+	ASSERT_EQ(NULL, getenv("KSFT_FULLFORK_EXPECT"))			\
+	{								\
+		TH_LOG("expected: " fmt, ##__VA_ARGS__);		\
+	}								\
+	SKIP(leave, fmt, ##__VA_ARGS__);				\
+} while (0)
+
+/*
  * To be called first in each FIXTURE_SETUP: makes the report, and skips the
  * test where the kernel was built without full fork, or fails it where one was
  * expected.
@@ -870,9 +885,8 @@ static inline void require_fullfork(struct __test_metadata *_metadata)
 	pid = full_fork(0);
 	if (!pid)
 		replica_exit(REPLICA_PASS);
-	if (pid == -EINVAL && access(TIMEOUT_SYSCTL, F_OK) &&
-	    !getenv("KSFT_FULLFORK_EXPECT"))
-		SKIP(_exit(0), "the kernel has no CLONE_ALL_THREADS");
+	skip_unless(pid != -EINVAL || !access(TIMEOUT_SYSCTL, F_OK), _exit(0),
+		    "the kernel has no CLONE_ALL_THREADS");
 	ASSERT_LT(0, pid)
 	{
 		TH_LOG("CLONE_ALL_THREADS: %s", strerror(-pid));
@@ -884,8 +898,7 @@ static inline void require_fullfork(struct __test_metadata *_metadata)
 static inline void require_root(struct __test_metadata *_metadata,
 				const char *what)
 {
-	if (geteuid())
-		SKIP(_exit(0), "%s: needs root", what);
+	skip_unless(!geteuid(), _exit(0), "%s: needs root", what);
 }
 
 #endif /* _FULLFORK_SELFTEST_H */

@@ -241,8 +241,7 @@ TEST_F_GUARDED(memory, that_may_be_merged_stays_so)
 {
 	int ret = prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);
 
-	if (ret && errno == EINVAL)
-		SKIP(return, "the kernel has no KSM");
+	skip_unless(!ret || errno != EINVAL, return, "the kernel has no KSM");
 	ASSERT_EQ(0, ret);
 	run_beside_threads(_metadata, find_merge);
 }

@@ -266,8 +266,7 @@ FIXTURE_VARIANT_ADD(yama, level_2) {
 FIXTURE_SETUP(yama)
 {
 	setup_manager(_metadata);
-	if (access(YAMA, F_OK))
-		SKIP(_exit(0), "the kernel has no Yama");
+	skip_unless(!access(YAMA, F_OK), _exit(0), "the kernel has no Yama");
 	ASSERT_EQ(0, change_file(YAMA, variant->level));
 	self->manager = (struct manager) {
 		.become = be_user,

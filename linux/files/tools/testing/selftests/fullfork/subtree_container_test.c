@@ -200,10 +200,9 @@ FIXTURE_SETUP(container)
 	int fd;
 
 	setup_tree(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
-	if (!can_run("unshare") || !can_run("python3"))
-		SKIP(_exit(0), "needs unshare and python3");
+	require_root(_metadata, "PID namespaces");
+	skip_unless(can_run("unshare") && can_run("python3"), _exit(0),
+		    "needs unshare and python3");
 	snprintf(result_file, sizeof(result_file), "/tmp/fullfork.XXXXXX");
 	fd = mkstemp(result_file);
 	ASSERT_LE(0, fd);

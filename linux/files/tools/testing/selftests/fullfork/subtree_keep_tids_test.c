@@ -96,8 +96,7 @@ static void go_to_namespace(struct __test_metadata *_metadata,
 FIXTURE_SETUP(tree)
 {
 	setup_tree(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 	self->root = start_tree();
 	self->child = child_of(self->root);
 	self->thread = thread_of(self->child);

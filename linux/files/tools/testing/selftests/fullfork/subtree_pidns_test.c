@@ -67,8 +67,7 @@ FIXTURE(nested)
 FIXTURE_SETUP(nested)
 {
 	setup_tree(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 	self->root = start_tree();
 	self->holder = child_of(self->root);
 	self->init = clone_of(self->holder, CLONE_NEWPID, SIGCHLD);
@@ -330,8 +329,7 @@ FIXTURE(namespace)
 FIXTURE_SETUP(namespace)
 {
 	setup_tree(_metadata);
-	if (geteuid())
-		SKIP(_exit(0), "PID namespaces: needs root");
+	require_root(_metadata, "PID namespaces");
 	self->root = start_tree();
 	self->holder = child_of(self->root);
 	self->init = start_init(_metadata, CLONE_NEWPID);

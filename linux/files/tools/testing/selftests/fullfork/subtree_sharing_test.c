@@ -133,8 +133,8 @@ FIXTURE_VARIANT_ADD(members, with_all_threads) { .flags = BOTH };
 FIXTURE_SETUP(members)
 {
 	setup_tree(_metadata);
-	if (kcmp(getpid(), getpid(), KCMP_VM, 0, 0))
-		SKIP(_exit(0), "no kcmp()");
+	skip_unless(!kcmp(getpid(), getpid(), KCMP_VM, 0, 0), _exit(0),
+		    "the kernel has no kcmp()");
 	self->outer = start_tree();
 	self->root = child_of(self->outer);
 }
@@ -365,8 +365,8 @@ FIXTURE(threads)
 FIXTURE_SETUP(threads)
 {
 	setup_tree(_metadata);
-	if (kcmp(getpid(), getpid(), KCMP_VM, 0, 0))
-		SKIP(_exit(0), "no kcmp()");
+	skip_unless(!kcmp(getpid(), getpid(), KCMP_VM, 0, 0), _exit(0),
+		    "the kernel has no kcmp()");
 	self->root = child_of(start_tree());
 	self->thread = thread_of(self->root);
 	self->other = thread_of(self->root);
