@@ -18,8 +18,8 @@ SRC = "/kernel/src"
 DST = "/kernel/out"
 TREE_FRAGMENT = SRC + "/kernel/configs/fullfork.config"
 FRAGMENTS = {
-    "fast": ["common", "fast"],
-    "debug": ["common", "debug"],
+    "fast": ["common", "fast", "rust"],
+    "debug": ["common", "debug", "rust"],
     "base": ["common", "fast"],
     "off": ["common", "fast", "off"],
     "each": ["common", "fast"],
@@ -56,6 +56,8 @@ def make_command(name, *args):
     if name == "arm64":
         cmd += ["ARCH=arm64", "CROSS_COMPILE=" + CROSS,
                 "CC=ccache %sgcc" % CROSS]
+    elif name == "debug":
+        cmd += ["ARCH=x86_64", "LLVM=1", "CC=ccache clang"]
     else:
         cmd += ["ARCH=x86_64", "CC=ccache gcc"]
     return cmd + list(args)

@@ -212,6 +212,9 @@ static int prepare_results(struct fullfork *op, int *pidfd, struct file **pidfil
 	if (op->err)
 		return op->err;
 
+	err = fullfork_make_set(op);
+	if (err)
+		return err;
 	err = put_results(op, *pidfd, task_pid_vnr(lead));
 	if (err)
 		fullfork_fail(op, err, FULLFORK_RESULT_ADDRESS, current);
@@ -221,8 +224,8 @@ static int prepare_results(struct fullfork *op, int *pidfd, struct file **pidfil
 static int prepare_replicas(struct fullfork *op)
 {
 	return fullfork_check_rights(op) ?: fullfork_check_supported(op) ?:
-	       fullfork_link_members(op) ?: fullfork_check_results(op) ?:
-	       fullfork_prepare_reaper(op) ?: fullfork_prepare_replicas(op);
+	       fullfork_link_members(op) ?: fullfork_check_template(op) ?:
+	       fullfork_check_results(op) ?: fullfork_prepare_reaper(op) ?: fullfork_prepare_replicas(op);
 }
 
 /*
@@ -239,7 +242,7 @@ static void stop_replica(struct fullfork_group *g)
 
 	/* The state of originals stays as it is while they are quiesced. */
 	original = g->leader->maker->original;
-	if (g->signal->flags & SIGNAL_STOP_STOPPED) {
+	if (fullfork_was_stopped(g)) {
 		signr = original->jobctl & JOBCTL_STOP_SIGMASK ?: SIGSTOP;
 		/* Unless somebody waited for it already. */
 		if (!asked || g != g->op->root)
@@ -373,7 +376,8 @@ static void start_zombies(struct fullfork *op)
 
 		if (!fullfork_is_zombie(g))
 			continue;
-		wait_event(task_pid(p)->wait_pidfd, has_become_zombie(p));
+		/* Unless a tracer holds it, and we are killed. */
+		wait_event_killable(task_pid(p)->wait_pidfd, has_become_zombie(p));
 		guard(write_lock_irq)(&tasklist_lock);
 		p->exit_signal = g->leader->original->exit_signal;
 	}
@@ -392,7 +396,8 @@ static void fullfork_commit(struct fullfork *op, int event)
 		list_for_each_entry(m, &g->members, node) {
 			trace_fullfork_replica(m->original, m->replica);
 			trace_sched_process_fork(m->original, m->replica);
-			trace_replica(m, event);
+			if (!fullfork_has_exited(m))
+				trace_replica(m, event);
 			add_lru_gen_mm(m);
 		}
 		if (!fullfork_is_zombie(g))
@@ -559,7 +564,9 @@ static int begin(struct fullfork *op)
 	return fullfork_check_results(op) ?: fullfork_get_pid_ns(op);
 }
 
-static pid_t try_fullfork(struct kernel_clone_args *kargs, unsigned long deadline,
+static pid_t try_fullfork(struct kernel_clone_args *kargs,
+			  const struct fullfork_request *request,
+			  struct fullfork_set **set, unsigned long deadline,
 			  enum fullfork_reason *reason)
 {
 	int event = kargs->exit_signal == SIGCHLD ? PTRACE_EVENT_FORK : PTRACE_EVENT_CLONE;
@@ -568,6 +575,7 @@ static pid_t try_fullfork(struct kernel_clone_args *kargs, unsigned long deadlin
 		.caller		= current,
 		.self		= &self,
 		.kargs		= kargs,
+		.request	= request,
 		.groups		= LIST_HEAD_INIT(op.groups),
 		.spare		= LIST_HEAD_INIT(op.spare),
 		.start		= ktime_get(),
@@ -584,11 +592,45 @@ static pid_t try_fullfork(struct kernel_clone_args *kargs, unsigned long deadlin
 	else
 		fullfork_abort(&op);
 
+	if (ret < 0)
+		fullfork_set_free(op.set);
+	else if (set)
+		*set = op.set;
 	*reason = op.reason;
 	kvfree(op.objects);
 	fullfork_put_pid_namespaces(&op);
 	fullfork_free_groups(&op);
 	put_pid_ns(op.pid_ns);
+	return ret;
+}
+
+/**
+ * fullfork_run() - copy processes with all their threads
+ * @kargs: what fullfork_args_valid() accepts
+ * @request: where they came from, or NULL for clone3()
+ * @set: if there is a request, the replicas are put here
+ *
+ * Return: as fullfork().
+ */
+pid_t fullfork_run(struct kernel_clone_args *kargs,
+		   const struct fullfork_request *request, struct fullfork_set **set)
+{
+	unsigned long deadline = jiffies + READ_ONCE(sysctl_fullfork_timeout_secs) * HZ;
+	enum fullfork_reason reason;
+	int err = check_caller(kargs);
+	pid_t ret;
+
+	if (err)
+		return err;
+	trace_fullfork_start(kargs->flags, get_nr_threads(current));
+
+	/* If members are killed in the middle, those that are left are copied. */
+	do {
+		ret = try_fullfork(kargs, request, set, deadline, &reason);
+	} while (reason == FULLFORK_MEMBER_KILLED && !fatal_signal_pending(current) &&
+		 time_before(jiffies, deadline));
+	if (ret == -ERESTARTNOINTR)
+		set_thread_flag(TIF_SIGPENDING);
 	return ret;
 }
 
@@ -602,21 +644,5 @@ static pid_t try_fullfork(struct kernel_clone_args *kargs, unsigned long deadlin
  */
 pid_t fullfork(struct kernel_clone_args *kargs)
 {
-	unsigned long deadline = jiffies + READ_ONCE(sysctl_fullfork_timeout_secs) * HZ;
-	enum fullfork_reason reason;
-	int err = check_caller(kargs);
-	pid_t ret;
-
-	if (err)
-		return err;
-	trace_fullfork_start(kargs->flags, get_nr_threads(current));
-
-	/* If members are killed in the middle, those that are left are copied. */
-	do {
-		ret = try_fullfork(kargs, deadline, &reason);
-	} while (reason == FULLFORK_MEMBER_KILLED && !fatal_signal_pending(current) &&
-		 time_before(jiffies, deadline));
-	if (ret == -ERESTARTNOINTR)
-		set_thread_flag(TIF_SIGPENDING);
-	return ret;
+	return fullfork_run(kargs, NULL, NULL);
 }

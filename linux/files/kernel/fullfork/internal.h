@@ -3,6 +3,7 @@
 #define _FULLFORK_INTERNAL_H
 
 #include <linux/fullfork.h>
+#include <linux/fullfork_set.h>
 #include <linux/list.h>
 #include <linux/sched/wake_q.h>
 #include <linux/spinlock.h>
@@ -30,6 +31,7 @@ enum fullfork_reason {
 	FULLFORK_PREPARE,		/* copy_process() failed */
 	FULLFORK_TID_WORD,
 	FULLFORK_PIDFD,
+	FULLFORK_TEMPLATE,		/* not all of it is there any more */
 	FULLFORK_REPLICA_KILLED,
 	FULLFORK_MEMBER_KILLED,		/* an original, while replicas were prepared */
 	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
@@ -128,6 +130,7 @@ struct fullfork_member {
  * @zombie: it had exited, and handed its children on, at the last look
  * @leader: the member that leads the replica
  * @exited: stands for a leader that has exited
+ * @made_as: what it is in the template that is copied, else NULL
  * @pid: of the replica, when it is aborted
  */
 struct fullfork_group {
@@ -141,6 +144,7 @@ struct fullfork_group {
 	bool				zombie;
 	struct fullfork_member		*leader;
 	struct fullfork_member		exited;
+	const struct fullfork_replica	*made_as;
 	struct pid			*pid;
 };
 
@@ -164,10 +168,12 @@ struct fullfork_pid_ns {
  * @caller: the task inside clone3()
  * @self: the member of @caller, if its process is copied
  * @kargs: its arguments
+ * @request: where they came from, unless it was clone3(); else NULL
+ * @set: the replicas, for the one who asked
  * @root: the process at the top of what is copied
  * @groups: every process that is copied, parents before children
  * @spare: groups that were allocated and are not used yet
- * @nr_claimed: processes that the last look found
+ * @look_again: the last look found processes that were not claimed yet
  * @start: time at which the first original was marked
  * @deadline: until when originals have to be quiesced, in jiffies
  * @pid_ns: the namespace for the TIDs of CLONE_KEEP_TIDS, else NULL
@@ -193,10 +199,12 @@ struct fullfork {
 	struct task_struct		*caller;
 	struct fullfork_member		*self;
 	struct kernel_clone_args	*kargs;
+	const struct fullfork_request	*request;
+	struct fullfork_set		*set;
 	struct fullfork_group		*root;
 	struct list_head		groups;
 	struct list_head		spare;
-	unsigned int			nr_claimed;
+	bool				look_again;
 	ktime_t				start;
 	unsigned long			deadline;
 	struct pid_namespace		*pid_ns;
@@ -237,6 +245,15 @@ static inline bool fullfork_is_zombie(const struct fullfork_group *g)
 
 extern unsigned int sysctl_fullfork_timeout_secs;
 
+/* core.c */
+pid_t fullfork_run(struct kernel_clone_args *kargs,
+		   const struct fullfork_request *request, struct fullfork_set **set);
+
+/* set.c */
+bool fullfork_was_stopped(const struct fullfork_group *g);
+int fullfork_check_template(struct fullfork *op);
+int fullfork_make_set(struct fullfork *op);
+
 /* quiesce.c */
 void fullfork_set_error(struct fullfork *op, int err, enum fullfork_reason reason,
 			struct task_struct *culprit);
@@ -248,6 +265,7 @@ extern struct wait_queue_head fullfork_waiters;
 
 bool fullfork_lose(struct fullfork *op, bool always);
 int fullfork_find_root(struct fullfork *op);
+struct fullfork_group *fullfork_find_group(struct fullfork *op, struct task_struct *t);
 int fullfork_check_rights(struct fullfork *op);
 int fullfork_quiesce_all(struct fullfork *op);
 void fullfork_detach(struct fullfork *op, struct list_head *groups);

@@ -86,7 +86,6 @@ void fullfork_put_pid_namespaces(struct fullfork *op)
 		put_pid_ns(m->replica);
 		kfree(m);
 	}
-	INIT_LIST_HEAD(&op->pid_namespaces);
 }
 
 /* The process that is the init of @ns, if it is copied. */

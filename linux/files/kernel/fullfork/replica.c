@@ -287,9 +287,9 @@ static size_t choose_tids(const struct fullfork_member *m, pid_t *tids)
 }
 
 /* The replica of a thread that has exited does so too. */
-static int exit_again(void *original)
+static int exit_again(void *code)
 {
-	do_exit((long)original);
+	do_exit((long)code);
 }
 
 /* For the kernel to exit with; what wait() tells about a process. */

@@ -77,15 +77,22 @@ void fullfork_free_groups(struct fullfork *op)
 	free_groups(&op->spare);
 }
 
-static struct task_struct *get_source(const struct kernel_clone_args *kargs)
+static struct pid *get_source_pid(struct fullfork *op)
 {
-	struct task_struct *task;
 	unsigned int flags;
-	struct pid *pid;
 
-	if (kargs->source_pidfd > INT_MAX)
+	if (op->request)
+		return get_pid(op->request->source);
+	if (op->kargs->source_pidfd > INT_MAX)
 		return ERR_PTR(-EBADF);
-	pid = pidfd_get_pid(kargs->source_pidfd, &flags);
+	return pidfd_get_pid(op->kargs->source_pidfd, &flags);
+}
+
+static struct task_struct *get_source(struct fullfork *op)
+{
+	struct pid *pid = get_source_pid(op);
+	struct task_struct *task;
+
 	if (IS_ERR(pid))
 		return ERR_CAST(pid);
 
@@ -110,7 +117,7 @@ int fullfork_find_root(struct fullfork *op)
 	int err;
 
 	if (op->kargs->flags & CLONE_FROM_PIDFD) {
-		root = get_source(op->kargs);
+		root = get_source(op);
 		if (IS_ERR(root))
 			return fullfork_fail(op, PTR_ERR(root), FULLFORK_ROOT, current);
 	} else {
@@ -216,14 +223,14 @@ int fullfork_check_rights(struct fullfork *op)
 }
 
 enum claim {
-	CLAIMED,	/* it is, or was before */
+	CLAIMED,	/* all its threads are marked */
 	CLAIM_BUSY,	/* another operation has the process */
 	CLAIM_FAILED,	/* with an error */
 };
 
 /*
- * Take the process of @t for the operation.  @g is a group for it, if it is not
- * found to have one.
+ * Take the process of @g for the operation.  It is not the group of the process
+ * yet.
  */
 static enum claim claim_process(struct fullfork *op, struct fullfork_group *g)
 {
@@ -263,7 +270,7 @@ static enum claim claim_process(struct fullfork *op, struct fullfork_group *g)
 }
 
 /* The group of @t in this operation, or NULL. */
-static struct fullfork_group *find_group(struct fullfork *op, struct task_struct *t)
+struct fullfork_group *fullfork_find_group(struct fullfork *op, struct task_struct *t)
 {
 	struct fullfork_group *g;
 
@@ -355,12 +362,12 @@ static int scan_children(struct fullfork_group *parent, unsigned int *nr_missing
 		list_for_each_entry(child, &t->children, sibling) {
 			if (is_new(child)) {
 				/* Its creator is marked, and wakes it first. */
-				op->nr_claimed++;
+				op->look_again = true;
 				continue;
 			}
 			if (child->exit_state == EXIT_DEAD || is_vfork_child(child))
 				continue;
-			g = find_group(op, child);
+			g = fullfork_find_group(op, child);
 			if (!g)
 				g = init_group(op, child);
 			if (!g) {
@@ -370,7 +377,7 @@ static int scan_children(struct fullfork_group *parent, unsigned int *nr_missing
 			if (g->signal->fullfork != g) {
 				switch (claim_process(op, g)) {
 				case CLAIMED:
-					op->nr_claimed++;
+					op->look_again = true;
 					break;
 				case CLAIM_BUSY:
 					*busy = get_task_struct(child);
@@ -433,7 +440,7 @@ static int claim_root(struct fullfork *op)
 				return err;
 		}
 	}
-	op->nr_claimed++;
+	op->look_again = true;
 	wake_waiters();
 	return 0;
 }
@@ -458,7 +465,7 @@ static int claim_all(struct fullfork *op)
 	LIST_HEAD(before);
 	int err;
 
-	op->nr_claimed = 0;
+	op->look_again = false;
 	err = claim_root(op);
 	if (err)
 		return err;
@@ -500,7 +507,7 @@ static int wait_exits(struct fullfork *op)
 		if (READ_ONCE(g->nr_members) || g->zombie)
 			continue;
 		/* It may be gone, and others have its children: look again. */
-		op->nr_claimed++;
+		op->look_again = true;
 		scoped_guard(read_lock, &tasklist_lock)
 			pid = get_pid(g->signal->pids[PIDTYPE_TGID]);
 		if (!pid && g == op->root)
@@ -523,7 +530,7 @@ static int wait_exits(struct fullfork *op)
 static bool is_complete(struct fullfork *op, unsigned int nr_changes)
 {
 	guard(spinlock_irq)(&op->lock);
-	op->preparing = !op->nr_claimed && op->nr_changes == nr_changes;
+	op->preparing = !op->look_again && op->nr_changes == nr_changes;
 	return op->preparing;
 }
 

@@ -30,6 +30,7 @@
 	EM(FULLFORK_PREPARE,		"prepare")	\
 	EM(FULLFORK_TID_WORD,		"tid-word")	\
 	EM(FULLFORK_PIDFD,		"pidfd")	\
+	EM(FULLFORK_TEMPLATE,		"template")	\
 	EM(FULLFORK_REPLICA_KILLED,	"replica-killed")	\
 	EM(FULLFORK_MEMBER_KILLED,	"member-killed")	\
 	EMe(FULLFORK_OTHER_CALLER,	"other-caller")

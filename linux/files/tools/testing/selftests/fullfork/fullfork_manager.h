@@ -548,4 +548,23 @@ static inline void teardown_manager(struct __test_metadata *_metadata)
 	}
 }
 
+/*
+ * Programs that tests execute are this one again: called first, it executes
+ * itself as often as the environment says, then ends with @code.
+ */
+static inline void exec_again(int code)
+{
+	const char *left = getenv("FULLFORK_TEST_EXECS");
+	char text[16];
+
+	if (!left)
+		return;
+	if (atoi(left) > 1) {
+		snprintf(text, sizeof(text), "%d", atoi(left) - 1);
+		setenv("FULLFORK_TEST_EXECS", text, 1);
+		execl("/proc/self/exe", "fullfork", NULL);
+	}
+	_exit(code);
+}
+
 #endif /* _FULLFORK_MANAGER_H */

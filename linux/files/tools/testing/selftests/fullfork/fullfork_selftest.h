@@ -901,4 +901,26 @@ static inline void require_root(struct __test_metadata *_metadata,
 	skip_unless(!geteuid(), _exit(0), "%s: needs root", what);
 }
 
+/* What a table of TIDs holds where nothing was written. */
+#define POISON 0xdeadbeef
+
+static inline void poison(struct fullfork_tid_map *map, unsigned int entries)
+{
+	unsigned int i;
+
+	for (i = 0; i < entries; i++)
+		map[i] = (struct fullfork_tid_map){ POISON, POISON };
+}
+
+static inline bool is_poisoned(const struct fullfork_tid_map *map,
+			       unsigned int entries)
+{
+	unsigned int i;
+
+	for (i = 0; i < entries; i++)
+		if (map[i].original != POISON || map[i].replica != POISON)
+			return false;
+	return true;
+}
+
 #endif /* _FULLFORK_SELFTEST_H */

@@ -15,20 +15,9 @@ enum {
 	WORD_READY,
 };
 
-/* Programs that tests execute are this one: some times over, then it ends. */
 static __attribute__((constructor)) void exec_again_or_exit(void)
 {
-	const char *left = getenv("FULLFORK_TEST_EXECS");
-	char text[16];
-
-	if (!left)
-		return;
-	if (atoi(left) > 1) {
-		snprintf(text, sizeof(text), "%d", atoi(left) - 1);
-		setenv("FULLFORK_TEST_EXECS", text, 1);
-		execl("/proc/self/exe", "fullfork", NULL);
-	}
-	_exit(CODE_CHILD);
+	exec_again(CODE_CHILD);
 }
 
 /* A root that is only there for some time */

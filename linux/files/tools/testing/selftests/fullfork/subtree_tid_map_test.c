@@ -4,7 +4,6 @@
  */
 #include "fullfork_tree.h"
 
-#define POISON 0xdeadbeef
 #define SPARE 3
 
 /* Where the table is; behind it is a page that nobody may access. */
@@ -40,24 +39,6 @@ FIXTURE_VARIANT_ADD(tree, with_threads) {
 FIXTURE_VARIANT_ADD(tree, of_many_with_threads) {
 	.flags = CLONE_SUBTREE | CLONE_ALL_THREADS, .threads = true, .many = 40,
 };
-
-static void poison(struct fullfork_tid_map *map, unsigned int entries)
-{
-	unsigned int i;
-
-	for (i = 0; i < entries; i++)
-		map[i] = (struct fullfork_tid_map){ POISON, POISON };
-}
-
-static bool is_poisoned(struct fullfork_tid_map *map, unsigned int entries)
-{
-	unsigned int i;
-
-	for (i = 0; i < entries; i++)
-		if (map[i].original != POISON || map[i].replica != POISON)
-			return false;
-	return true;
-}
 
 static unsigned int count_members(unsigned int caller)
 {

@@ -4,8 +4,6 @@
  */
 #include "fullfork_selftest.h"
 
-#define POISON 0xdeadbeef
-
 FIXTURE(process)
 {
 	struct workers ws;
@@ -27,24 +25,6 @@ FIXTURE_VARIANT_ADD(process, with_2_threads) { .threads = 2 };
 FIXTURE_VARIANT_ADD(process, with_8_threads) { .threads = 8 };
 /* The table is larger than a page. */
 FIXTURE_VARIANT_ADD(process, with_520_threads) { .threads = 520 };
-
-static void poison(struct fullfork_tid_map *map, unsigned int entries)
-{
-	unsigned int i;
-
-	for (i = 0; i < entries; i++)
-		map[i] = (struct fullfork_tid_map){ POISON, POISON };
-}
-
-static bool is_poisoned(struct fullfork_tid_map *map, unsigned int entries)
-{
-	unsigned int i;
-
-	for (i = 0; i < entries; i++)
-		if (map[i].original != POISON || map[i].replica != POISON)
-			return false;
-	return true;
-}
 
 /* The table ends where its mapping ends, and no page follows. */
 FIXTURE_SETUP(process)
