@@ -9,6 +9,7 @@
 #include <linux/fuse.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #define FUSE_BUFFER 65536
 

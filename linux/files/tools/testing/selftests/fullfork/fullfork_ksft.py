@@ -98,9 +98,8 @@ def threads(pid):
 
 def state(pid):
     """The states of all threads, each letter once: "T" if all are stopped."""
-    letters = {stat(pid, tid)[:1][0] for tid in threads(pid)
-               if stat(pid, tid)}
-    return "".join(sorted(letters))
+    fields = [stat(pid, tid) for tid in threads(pid)]
+    return "".join(sorted({f[0] for f in fields if f}))
 
 
 def parent(pid):

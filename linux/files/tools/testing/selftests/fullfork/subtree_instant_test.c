@@ -331,7 +331,7 @@ static void end_copy(struct __test_metadata *_metadata, bool by_root)
 TEST_F_GUARDED(game, is_copied_at_one_instant)
 {
 	int rounds = 0, min_rounds = 3, max_rounds = 60, tries = 0;
-	long long end = now_ms() + 15000;
+	long long end = now_ms() + 4000;
 	__u64 before;
 	long pid;
 
