@@ -61,6 +61,7 @@ struct fullfork_request {
 struct fullfork_set *fullfork_copy(const struct fullfork_request *request);
 void fullfork_set_continue(const struct fullfork_set *set);
 void fullfork_set_kill(const struct fullfork_set *set);
+bool fullfork_replica_is_gone(const struct fullfork_replica *r);
 void fullfork_set_free(struct fullfork_set *set);
 
 #endif /* _LINUX_FULLFORK_SET_H */

@@ -178,6 +178,25 @@ void fullfork_set_kill(const struct fullfork_set *set)
 EXPORT_SYMBOL_GPL(fullfork_set_kill);
 
 /**
+ * fullfork_replica_is_gone() - has a process of a set ended since it was made?
+ * @r: the process
+ *
+ * Return: true if a template that it is of cannot be copied any more.
+ */
+bool fullfork_replica_is_gone(const struct fullfork_replica *r)
+{
+	struct task_struct *t;
+
+	guard(rcu)();
+	t = pid_task(r->pid, PIDTYPE_TGID);
+	if (!t)
+		return true;
+	/* A leader that has exited waits for the other threads. */
+	return !r->zombie && READ_ONCE(t->exit_state) && !delay_group_leader(t);
+}
+EXPORT_SYMBOL_GPL(fullfork_replica_is_gone);
+
+/**
  * fullfork_set_free() - forget about the replicas
  * @set: the replicas, which go on as they are; or NULL
  */
