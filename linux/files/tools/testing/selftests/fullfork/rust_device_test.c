@@ -31,12 +31,13 @@ FIXTURE(store)
 FIXTURE_SETUP(store)
 {
 	setup_manager(_metadata);
-	self->fd = open_store(_metadata);
 	self->root = start_tree(_metadata, family, ARRAY_SIZE(family),
 				RELATION_CHILD);
 	ASSERT_EQ(FAMILY_TASKS, nr_tasks());
 	self->pidfd = sys_pidfd_open(self->root);
 	ASSERT_LE(0, self->pidfd);
+	/* What is copied does not have it. */
+	self->fd = open_store(_metadata);
 }
 
 FIXTURE_TEARDOWN(store)
@@ -282,6 +283,38 @@ TEST_F_GUARDED(store, spawns_copies_with_the_tids_of_the_originals)
 	end_copy(_metadata, pid[1]);
 }
 
+static bool same_pid_namespace(pid_t a, pid_t b)
+{
+	char path[64], seen[2][64] = {};
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", a);
+	if (readlink(path, seen[0], sizeof(seen[0]) - 1) < 0)
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", b);
+	return readlink(path, seen[1], sizeof(seen[1]) - 1) > 0 &&
+	       !strcmp(seen[0], seen[1]);
+}
+
+/* Without the flags a copy is where the template is, with other TIDs. */
+TEST_F_GUARDED(store, spawns_copies_in_the_pid_namespace_of_a_template)
+{
+	__u32 id = take_snapshot(_metadata, self->fd, self->pidfd,
+				 WHOLE_TREE | CLONE_KEEP_TIDS | CLONE_NEWPID);
+	pid_t pid = spawn_copy(_metadata, self->fd, id, 0);
+	struct rust_fullfork_process process;
+
+	ASSERT_EQ(3, list_template(self->fd, id, &process, 1));
+	EXPECT_TRUE(same_pid_namespace(pid, process.pid));
+	EXPECT_FALSE(same_pid_namespace(pid, self->root));
+	EXPECT_NE(self->root, innermost_pid(pid));
+	/* The namespace ends with the last process, and not with the template. */
+	ASSERT_EQ(0, drop(self->fd, id));
+	EXPECT_TRUE(wait_until(kill(process.pid, 0), DEADLINE));
+	EXPECT_EQ(4, count_threads(pid));
+	EXPECT_EQ('S', task_state(pid, pid));
+	end_copy(_metadata, pid);
+}
+
 /* Who was stopped is stopped, and the others run, each time. */
 TEST_F_GUARDED(store, keeps_a_stopped_member_stopped)
 {
@@ -310,6 +343,47 @@ TEST_F_GUARDED(store, keeps_a_stopped_member_stopped)
 	}
 	ASSERT_EQ(0, kill(pid_of(1), SIGCONT));
 	EXPECT_TRUE(originals_answer());
+}
+
+static void leave_zombie(int number)
+{
+	pid_t pid = fork();
+
+	side_assert(pid >= 0);
+	if (!pid)
+		_exit(7);
+	side_assert(wait_until(task_state(pid, pid) == 'Z', DEADLINE));
+}
+
+static const struct plan with_zombie[] = {
+	{ .threads = 1, .become = leave_zombie },
+};
+
+TEST_F_GUARDED(store, keeps_a_zombie_as_it_is)
+{
+	struct rust_fullfork_process process[2];
+	int i, pidfd;
+	pid_t pid;
+	__u32 id;
+
+	ASSERT_TRUE(end_kept(self->root));
+	pidfd = sys_pidfd_open(start_tree(_metadata, with_zombie, 1,
+					  RELATION_CHILD));
+	id = take_snapshot(_metadata, self->fd, pidfd, WHOLE_TREE);
+	for (i = 0; i < 2; i++) {
+		pid = spawn_copy(_metadata, self->fd, id, 0);
+		EXPECT_TRUE(replicas_answer());
+		ASSERT_EQ(1, list_below(pid));
+		EXPECT_EQ('Z', task_state(processes[0].pid, processes[0].pid));
+		end_copy(_metadata, pid);
+	}
+	ASSERT_EQ(2, list_template(self->fd, id, process, 2));
+	EXPECT_EQ(0, process[0].flags);
+	EXPECT_EQ(0, process[1].flags);
+	EXPECT_EQ('Z', task_state(process[1].pid, process[1].pid));
+	/* This tree has the store open: a close alone would not end it. */
+	EXPECT_EQ(0, drop(self->fd, id));
+	EXPECT_TRUE(nothing_left());
 }
 
 /*
@@ -506,7 +580,6 @@ TEST_F_GUARDED(store, spawns_nothing_of_a_template_whose_root_was_killed)
 	ASSERT_EQ(3, list_template(self->fd, id, process, 3));
 	EXPECT_EQ(RUST_FULLFORK_GONE, process[0].flags);
 	EXPECT_EQ('\0', process[0].comm[0]);
-	EXPECT_EQ(0, process[1].flags);
 }
 
 /*
@@ -531,11 +604,12 @@ TEST_F_GUARDED(store, rejects_other_ioctls)
 	int i;
 
 	init_snapshot(&s, self->pidfd, WHOLE_TREE);
-	for (i = 0; i < ARRAY_SIZE(unknown); i++)
+	for (i = 0; i < ARRAY_SIZE(unknown); i++) {
 		EXPECT_EQ(-ENOTTY, store_call(self->fd, unknown[i], &s))
 		{
 			TH_LOG("0x%lx", unknown[i]);
 		}
+	}
 	EXPECT_EQ(UNTOUCHED, s.id);
 	EXPECT_EQ(0, list_others());
 	EXPECT_EQ(0, store_call(self->fd, RUST_FULLFORK_SNAPSHOT, &s));
@@ -674,17 +748,21 @@ TEST_F_GUARDED(store, rejects_what_is_no_pidfd_of_a_process)
 	EXPECT_LT(0, snapshot(self->fd, self->pidfd));
 }
 
-/* Memory that cannot be written to, with @size bytes of @data at its end. */
+/*
+ * Memory that cannot be written to, with @size bytes of @data at its end, and
+ * none behind it.
+ */
 static void *read_only(const void *data, size_t size)
 {
 	size_t page = getpagesize();
-	char *area = mmap(NULL, page, PROT_READ | PROT_WRITE,
+	char *area = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (area == MAP_FAILED)
 		return NULL;
 	memcpy(area + page - size, data, size);
 	mprotect(area, page, PROT_READ);
+	mprotect(area + page, page, PROT_NONE);
 	return area + page - size;
 }
 
@@ -764,7 +842,7 @@ TEST_F_GUARDED(store, keeps_nothing_that_it_could_not_tell_of)
 	struct rounds rounds = { .least = 20, .most = 200 };
 	struct blinker b = {};
 	struct rust_fullfork_snapshot s, *at;
-	int made = 0, refused = 0;
+	int made = 0;
 	pthread_t thread;
 	long ret;
 
@@ -776,12 +854,10 @@ TEST_F_GUARDED(store, keeps_nothing_that_it_could_not_tell_of)
 	while (next_round(&rounds)) {
 		ret = store_call(self->fd, RUST_FULLFORK_SNAPSHOT, at);
 		made += !ret;
-		refused += ret == -EFAULT;
 		EXPECT_TRUE(!ret || ret == -EFAULT);
 	}
 	store(&b.end, 1);
 	join_thread(thread);
-	TH_LOG("%d snapshots, %d refused", made, refused);
 	EXPECT_EQ(made, list_templates(self->fd, NULL, 0));
 	EXPECT_TRUE(only_left(made));
 }
@@ -806,9 +882,14 @@ static __noreturn void use_store_of_root(int store, int pidfd)
 	replica_assert_eq(-EPERM, spawn(store, id));
 	/* The file is good, and so is a process of the same user. */
 	pid = fork();
-	if (!pid)
+	replica_assert(pid >= 0);
+	if (!pid) {
+		close(store);
+		set_word(&report->word[WORD_GO], 1);
 		for (;;)
 			pause();
+	}
+	await_word(&report->word[WORD_GO], 1);
 	own = sys_pidfd_open(pid);
 	id = snapshot_with(store, own, CLONE_ALL_THREADS);
 	kill(pid, SIGKILL);
@@ -912,6 +993,43 @@ TEST_F_GUARDED(store, can_be_handed_to_others)
 	EXPECT_EQ(0, kill(load(&report->word[WORD_GO]), SIGKILL));
 	expect_pass(_metadata, pid);
 	EXPECT_TRUE(nothing_left());
+}
+
+static __noreturn void look_from_elsewhere(int store, __u32 id)
+{
+	struct rust_fullfork_process process[3];
+	struct rust_fullfork_template t = {};
+	int i;
+
+	replica_assert_eq(1, list_templates(store, &t, 1));
+	replica_assert_eq(id, t.id);
+	replica_assert_eq(0, t.pid);
+	replica_assert_eq(3, list_template(store, id, process, 3));
+	for (i = 0; i < 3; i++) {
+		replica_assert_eq(0, process[i].pid);
+		replica_assert_eq(0, process[i].original);
+	}
+	replica_assert_eq(-ESRCH, spawn(store, id));
+	replica_exit(REPLICA_PASS);
+}
+
+/* What has no PID there does not exist there. */
+TEST_F_GUARDED(store, shows_no_pids_to_other_pid_namespaces)
+{
+	__u32 id = take_snapshot(_metadata, self->fd, self->pidfd, WHOLE_TREE);
+	struct fullfork_args args = {
+		.flags = CLONE_NEWPID,
+		.exit_signal = SIGCHLD,
+	};
+	long pid = sys_clone3(&args, sizeof(args));
+
+	ASSERT_LE(0, pid);
+	if (!pid)
+		look_from_elsewhere(self->fd, id);
+	expect_pass(_metadata, pid);
+	EXPECT_LT(0, spawn(self->fd, id));
+	EXPECT_TRUE(replicas_answer());
+	EXPECT_TRUE(end_others());
 }
 
 static __noreturn void snapshot_and_exit(int store, int pidfd)
@@ -1050,6 +1168,63 @@ TEST_F_GUARDED(store, is_used_by_many_threads_at_once)
 }
 
 /*
+ * Threads copy a template as fast as they can, while it is dropped.  A copy that
+ * has begun is made: it has all that the template had.
+ */
+struct spawner {
+	pthread_t thread;
+	int store;
+	__u32 id;
+	__u32 *copies;
+	long last;
+};
+
+static void *spawn_until_it_fails(void *arg)
+{
+	struct spawner *s = arg;
+
+	while ((s->last = spawn(s->store, s->id)) > 0) {
+		if (count_threads(s->last) != 1 + family[0].threads)
+			break;
+		kill(s->last, SIGKILL);
+		waitpid(s->last, NULL, __WALL);
+		add(s->copies, 1);
+	}
+	return NULL;
+}
+
+TEST_F_GUARDED(store, drops_what_others_just_copy)
+{
+	struct rounds rounds = { .least = 3, .most = 20 };
+	struct spawner spawner[USERS];
+	__u32 id, copies;
+	int i;
+
+	while (next_round(&rounds)) {
+		id = take_snapshot(_metadata, self->fd, self->pidfd,
+				   CLONE_ALL_THREADS);
+		copies = 0;
+		for (i = 0; i < USERS; i++) {
+			spawner[i] = (struct spawner) {
+				.store = self->fd,
+				.id = id,
+				.copies = &copies,
+			};
+			start_thread(&spawner[i].thread, spawn_until_it_fails,
+				     &spawner[i]);
+		}
+		EXPECT_TRUE(wait_until(load(&copies) >= USERS, DEADLINE));
+		EXPECT_EQ(0, drop(self->fd, id));
+		for (i = 0; i < USERS; i++) {
+			join_thread(spawner[i].thread);
+			EXPECT_EQ(-ENOENT, spawner[i].last);
+		}
+		EXPECT_TRUE(nothing_left());
+	}
+	EXPECT_TRUE(originals_answer());
+}
+
+/*
  * A program of eight threads
  */
 #define POOL_THREADS 8
@@ -1115,11 +1290,11 @@ static void run_pool(void)
 FIXTURE_SETUP(pool)
 {
 	setup_manager(_metadata);
-	self->fd = open_store(_metadata);
 	self->pid = start_process(_metadata, run_pool);
 	keep(self->pid);
 	self->pidfd = sys_pidfd_open(self->pid);
 	ASSERT_LE(0, self->pidfd);
+	self->fd = open_store(_metadata);
 	ASSERT_TRUE(wait_until(load(&report->word[WORD_POOL_READY]) ==
 			       POOL_THREADS, DEADLINE));
 }
