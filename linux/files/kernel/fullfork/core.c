@@ -225,7 +225,8 @@ static int prepare_replicas(struct fullfork *op)
 {
 	return fullfork_check_rights(op) ?: fullfork_check_supported(op) ?:
 	       fullfork_link_members(op) ?: fullfork_check_template(op) ?:
-	       fullfork_check_results(op) ?: fullfork_prepare_reaper(op) ?: fullfork_prepare_replicas(op);
+	       fullfork_check_results(op) ?: fullfork_prepare_reaper(op) ?:
+	       fullfork_prepare_replicas(op);
 }
 
 /*

@@ -107,10 +107,10 @@ impl TryFrom<u64> for Flags {
     }
 }
 
-/// A process that can be copied: a reference to its PID, not to what has it.
+/// A process that can be copied: a reference to its PID, not to its task.
 ///
-/// The process may end, or have ended, at any time. Then it cannot be copied any more (`ESRCH`),
-/// nor can one that has its number by then.
+/// The process may end at any time. Then it cannot be copied any more: `ESRCH`, even if another one
+/// has got its number.
 ///
 /// # Invariants
 ///
@@ -279,7 +279,7 @@ impl<'a> Request<'a> {
         self.run()
     }
 
-    /// Copies it, as [`Self::copy`] does. The replicas are stopped, and killed in the end.
+    /// Copies it, as [`Self::copy`] does. The replicas are stopped, as after SIGSTOP.
     pub fn copy_stopped(mut self) -> Result<Template> {
         self.raw.flags |= bindings::CLONE_STOPPED;
         self.run().map(Template)

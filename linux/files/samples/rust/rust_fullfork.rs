@@ -24,9 +24,9 @@
 //!   too. It gets the signals that these get: SIGCONT lets it run.
 //! - Somebody who has the files open that its originals have. If that of the store is among them,
 //!   no other close is the last one: the template lives until it is dropped or killed.
-//! - With `CLONE_KEEP_TIDS`, a process of a PID namespace of its own. Copies are made in there, with
-//!   other TIDs, unless they are to keep the TIDs as well; and if one of the originals was the init
-//!   of its namespace, such copies are killed with the template.
+//! - With `CLONE_KEEP_TIDS`, a process of a PID namespace of its own. Copies are made in there,
+//!   with other TIDs, unless they are to keep the TIDs as well; and if one of the originals was the
+//!   init of its namespace, such copies are killed with the template.
 //!
 //! # Example
 //!
