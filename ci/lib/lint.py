@@ -4,6 +4,7 @@
 lint.py queue            checkpatch, size, order of the queue; shell and Python
 lint.py sparse           sparse over ours and over what we edit, for KERNEL
 lint.py compare-sparse   no warning that the base does not have
+lint.py rust             rustfmt, clippy and rustdoc over our files in Rust
 lint.py judge-tests      the tests of the judge
 lint.py fixed-point      exporting what tree made changes nothing"""
 
@@ -21,7 +22,7 @@ from common import LOG, OUT, REPO, Failure, Results, main, read_base, run, \
     say, timed
 
 # Lines added and deleted in files of the base, over the whole queue.
-BUDGET = 450
+BUDGET = 475
 
 # What checkpatch says and the queue does not heed: (path, type, reason).
 CHECKPATCH_IGNORE = [
@@ -219,6 +220,67 @@ def cmd_compare_sparse():
     return results.write()
 
 
+# ---- Rust
+
+def rust_object(path):
+    """What make builds to have a file compiled, and is said to be checked."""
+    if path.startswith("rust/kernel/"):
+        return "rust/kernel.o"
+    if path.startswith("samples/rust/"):
+        return path[:-len(".rs")] + ".o"
+    raise Failure("which crate is %s in?" % path)
+
+
+def rust_warnings(text, path):
+    """What rustc and its relatives say of a file, a paragraph each."""
+    return [block.strip() for block in re.split(r"\n(?=\S)", text)
+            if re.match(r"(warning|error)\b", block) and
+            re.search(r"--> (\S*/)?%s:" % re.escape(path), block)]
+
+
+def rust_make(what, *args):
+    log = os.path.join(LOG, "rust-%s.log" % what)
+    kbuild.watched(kbuild.make_command(kbuild.kernel(), *args), log, what)
+    with open(log, encoding="utf-8", errors="replace") as f:
+        return f.read()
+
+
+def clippy(objects):
+    for o in objects:
+        # Else make finds that nothing changed since the last time.
+        directory, name = os.path.split(os.path.join(kbuild.DST, o))
+        command = os.path.join(directory, ".%s.cmd" % name)
+        if os.path.exists(command):
+            os.unlink(command)
+    # The crate kernel is made ready for all others.
+    samples = [o for o in objects if not o.startswith("rust/")]
+    text = rust_make("clippy", "CLIPPY=1", "prepare", *samples)
+    for o in objects:
+        if not re.search(r"^  CLIPPY +(\[M\]|L)? *%s$" % re.escape(o), text,
+                         re.M):
+            raise Failure("clippy did not check %s" % o)
+    return text
+
+
+def cmd_rust():
+    results = Results("rust")
+    ours = [path for status, path in changed_files()
+            if status == "A" and path.endswith(".rs")]
+    with timed("rustfmt, clippy and rustdoc: %d files" % len(ours)):
+        kbuild.configure(kbuild.kernel())
+        said = {"clippy": clippy(sorted({rust_object(f) for f in ours})),
+                "rustdoc": rust_make("rustdoc", "rustdoc")}
+        for path in ours:
+            p = run(["rustfmt", "--check", path], check=False, cwd=kbuild.SRC)
+            results.add("rustfmt " + path, p.returncode == 0,
+                        (p.stdout + p.stderr).strip())
+            for tool, text in said.items():
+                found = rust_warnings(text, path)
+                results.add("%s %s" % (tool, path), not found,
+                            "\n".join(found))
+    return results.write()
+
+
 # ---- the others
 
 def cmd_judge_tests():
@@ -251,7 +313,7 @@ def cmd_fixed_point():
 
 def command(argv):
     commands = {"queue": cmd_queue, "sparse": cmd_sparse,
-                "compare-sparse": cmd_compare_sparse,
+                "compare-sparse": cmd_compare_sparse, "rust": cmd_rust,
                 "judge-tests": cmd_judge_tests,
                 "fixed-point": cmd_fixed_point}
     if len(argv) != 1 or argv[0] not in commands:
