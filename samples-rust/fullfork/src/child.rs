@@ -168,6 +168,8 @@ mod tests {
         TidPair { original, replica }
     }
 
+    // It is waited for by the tests, through its pidfd.
+    #[allow(clippy::zombie_processes)]
     fn child(script: &str) -> Child {
         let process = Command::new("sh").args(["-c", script]).spawn().unwrap();
         let pid = Pid::from_child(&process);
