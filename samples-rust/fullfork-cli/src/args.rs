@@ -109,10 +109,6 @@ pub(crate) struct Copy {
     #[arg(long)]
     pub(crate) tree: bool,
     /// Leave the copy stopped, until `kill -CONT`.
-    ///
-    /// A stopped process whose process group has nobody outside to continue it is
-    /// sent SIGHUP and SIGCONT by the kernel, as ever. This happens when the original
-    /// ends, unless a shell with job control started it.
     #[arg(long)]
     pub(crate) stopped: bool,
     /// Keep the TIDs, in a new PID namespace.

@@ -10,6 +10,7 @@ mod holder;
 mod output;
 mod procfs;
 mod ready;
+mod session;
 mod trace;
 
 use std::process::ExitCode;

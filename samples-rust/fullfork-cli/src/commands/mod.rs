@@ -19,10 +19,15 @@ use std::process::ExitStatus;
 use crate::args::Command;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::holder;
+use crate::{holder, session};
 
 /// Runs a command, and returns its exit status.
 pub(crate) fn run(command: &Command, context: &mut Context<'_>) -> Result<u8, Failure> {
+    if session::must_leave(command) {
+        if let Some(status) = session::leave()? {
+            return Ok(status);
+        }
+    }
     match command {
         Command::Check => check::run(context),
         Command::Tree(args) => tree::run(args, context),
@@ -39,7 +44,7 @@ pub(crate) fn run(command: &Command, context: &mut Context<'_>) -> Result<u8, Fa
 }
 
 /// What a shell would say of a process that ended so.
-fn shell_status(status: ExitStatus) -> u8 {
+pub(crate) fn shell_status(status: ExitStatus) -> u8 {
     let signal = status.signal().map(|signal| 128 + signal);
     let code = status.code().or(signal).unwrap_or(1);
     u8::try_from(code & 0xff).unwrap_or(1)
