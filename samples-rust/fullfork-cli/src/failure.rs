@@ -52,6 +52,11 @@ impl Failure {
         }
     }
 
+    /// Who reads the output has seen enough, `head` say, and knows it.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         |error| Self::Io { what, error }

@@ -27,7 +27,9 @@ fn main() -> ExitCode {
     match commands::run(&args.command, &mut context) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            anstream::eprintln!("fullfork: {failure}");
+            if !failure.is_broken_pipe() {
+                anstream::eprintln!("fullfork: {failure}");
+            }
             ExitCode::from(failure.exit_status())
         }
     }

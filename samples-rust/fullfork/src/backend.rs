@@ -42,8 +42,8 @@ pub enum Reply {
     },
 }
 
-/// What answers the calls of this crate.
-pub trait Backend {
+/// What answers the calls of this crate, from any number of threads.
+pub trait Backend: Sync {
     /// Makes a full fork.
     ///
     /// # Safety

@@ -2,9 +2,10 @@
 
 //! A backend that plays a kernel, for unit tests on any machine.
 
-use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Backend, Reply, Request};
 use crate::sys::{ProcessEntry, SnapshotArgs, SnapshotEntry, SpawnArgs, TidPair};
@@ -29,10 +30,10 @@ pub struct Mock {
     known: Flags,
     threads: u32,
     error: Option<Errno>,
-    replica: Cell<bool>,
-    calls: RefCell<Vec<Call>>,
-    snapshots: RefCell<Vec<SnapshotEntry>>,
-    next_id: Cell<u32>,
+    replica: AtomicBool,
+    calls: Mutex<Vec<Call>>,
+    snapshots: Mutex<Vec<SnapshotEntry>>,
+    next_id: AtomicU32,
 }
 
 const ORIGINALS: u32 = 100;
@@ -52,10 +53,10 @@ impl Mock {
             known: Flags::all() - Flags::ISOLATE - Flags::SFORK,
             threads: 1,
             error: None,
-            replica: Cell::new(false),
-            calls: RefCell::default(),
-            snapshots: RefCell::default(),
-            next_id: Cell::new(1),
+            replica: AtomicBool::new(false),
+            calls: Mutex::default(),
+            snapshots: Mutex::default(),
+            next_id: AtomicU32::new(1),
         }
     }
 
@@ -80,13 +81,13 @@ impl Mock {
 
     /// Lets the next calls return as in the replica.
     pub fn return_as_replica(&self) {
-        self.replica.set(true);
+        self.replica.store(true, Ordering::Relaxed);
     }
 
     /// What was asked for so far.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
-        self.calls.borrow().clone()
+        lock(&self.calls).clone()
     }
 
     fn answer(&self) -> Result<(), Errno> {
@@ -94,7 +95,7 @@ impl Mock {
     }
 
     fn record(&self, request: &Request<'_>) {
-        self.calls.borrow_mut().push(Call {
+        lock(&self.calls).push(Call {
             flags: request.flags,
             exit_signal: request.exit_signal,
             from_pidfd: request.source.is_some(),
@@ -113,9 +114,14 @@ impl Mock {
     }
 
     fn find(&self, id: u32) -> Result<SnapshotEntry, Errno> {
-        let snapshots = self.snapshots.borrow();
+        let snapshots = lock(&self.snapshots);
         snapshots.iter().find(|entry| entry.id == id).copied().ok_or(Errno::ENOENT)
     }
+}
+
+/// A test that failed elsewhere does no harm here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Something to hold in place of a pidfd or a device.
@@ -140,7 +146,7 @@ impl Backend for Mock {
         if let Some(map) = request.tid_map {
             self.fill(map)?;
         }
-        if self.replica.get() {
+        if self.replica.load(Ordering::Relaxed) {
             return Ok(Reply::Replica);
         }
         Ok(Reply::Original { pid: REPLICAS, pidfd: some_file()? })
@@ -160,11 +166,11 @@ impl Backend for Mock {
 
     fn snapshot(&self, _: BorrowedFd<'_>, args: &mut SnapshotArgs) -> Result<(), Errno> {
         self.answer()?;
-        args.id = self.next_id.replace(self.next_id.get() + 1);
+        args.id = self.next_id.fetch_add(1, Ordering::Relaxed);
         args.pid = REPLICAS + args.id;
         args.nr_processes = 1;
         args.nr_threads = self.threads;
-        self.snapshots.borrow_mut().push(SnapshotEntry {
+        lock(&self.snapshots).push(SnapshotEntry {
             flags: args.flags,
             id: args.id,
             pid: args.pid,
@@ -182,7 +188,7 @@ impl Backend for Mock {
 
     fn list(&self, _: BorrowedFd<'_>, entries: &mut [SnapshotEntry]) -> Result<u32, Errno> {
         self.answer()?;
-        copy_out(&self.snapshots.borrow(), entries)
+        copy_out(&lock(&self.snapshots), entries)
     }
 
     fn processes(
@@ -204,7 +210,7 @@ impl Backend for Mock {
 
     fn drop_snapshot(&self, _: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
         self.find(id)?;
-        self.snapshots.borrow_mut().retain(|entry| entry.id != id);
+        lock(&self.snapshots).retain(|entry| entry.id != id);
         Ok(())
     }
 }

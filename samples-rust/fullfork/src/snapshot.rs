@@ -270,6 +270,14 @@ mod tests {
     }
 
     #[test]
+    fn may_be_used_by_any_thread() {
+        fn check<T: Send + Sync>() {}
+        check::<SnapshotStore<'static>>();
+        check::<Snapshot<'static, 'static>>();
+        check::<Child>();
+    }
+
+    #[test]
     fn reports_a_missing_driver() {
         let mock = Mock::ordinary_kernel();
         let error = SnapshotStore::open_on(&mock).unwrap_err();

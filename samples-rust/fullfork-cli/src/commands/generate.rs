@@ -23,7 +23,11 @@ pub(super) fn run(args: &Generate) -> Result<u8, Failure> {
 }
 
 fn man_pages(directory: &Path) -> io::Result<()> {
-    clap_mangen::generate_to(Args::command(), directory)
+    clap_mangen::generate_to(Args::command(), directory)?;
+    // What follows the options has this heading otherwise.
+    let page = directory.join("fullfork.1");
+    let text = fs::read_to_string(&page)?.replace(".SH EXTRA", ".SH EXAMPLES AND EXIT STATUS");
+    fs::write(page, text)
 }
 
 fn completions(directory: &Path) -> io::Result<()> {
@@ -43,7 +47,7 @@ mod tests {
         let args = Generate { what: Generated::Man, directory: directory.path().to_owned() };
         run(&args).unwrap();
         let page = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
-        assert!(page("fullfork.1").contains("Exit status"));
+        assert!(page("fullfork.1").contains(".SH EXAMPLES AND EXIT STATUS"));
         assert!(page("fullfork-copy.1").contains("keep"));
     }
 

@@ -44,12 +44,20 @@ pub(crate) struct Inspector<'p> {
     proc: &'p Proc,
     caller: Task,
     members: HashSet<u32>,
+    /// How many PID namespaces the root is in.
+    depth: usize,
+    /// Below that, those depths at which some member is the init.
+    inits: HashSet<usize>,
 }
 
 impl<'p> Inspector<'p> {
     pub(crate) fn new(proc: &'p Proc, caller: Task, tree: &[Process]) -> Self {
         let tids = tree.iter().flat_map(|process| &process.threads);
-        Self { proc, caller, members: tids.map(|thread| thread.tid).collect() }
+        let members = tids.map(|thread| thread.tid).collect();
+        let depth = tree.first().map_or(1, |root| root.leader.ns_tids.len());
+        let inits = tree.iter().filter(|process| process.leader.ns_tids.last() == Some(&1));
+        let inits = inits.map(|process| process.leader.ns_tids.len()).collect();
+        Self { proc, caller, members, depth, inits }
     }
 
     /// All that would stop a copy, each reason once.
@@ -68,6 +76,7 @@ impl<'p> Inspector<'p> {
             findings.extend(self.inspect_rights(process));
             findings.extend(self.inspect_files(process));
             findings.extend(self.inspect_memory(process));
+            findings.extend(self.inspect_namespace(process));
         }
         let mut seen = HashSet::new();
         findings.retain(|finding| seen.insert((finding.reason, finding.certainty as u8)));
@@ -136,6 +145,15 @@ impl<'p> Inspector<'p> {
             "may not be traced (capabilities, a security module, or Yama's ptrace_scope)".into()
         };
         Some(Finding::fails("rights", "EPERM", detail))
+    }
+
+    fn inspect_namespace(&self, process: &Process) -> Option<Finding> {
+        let depth = process.leader.ns_tids.len();
+        if (self.depth + 1..=depth).all(|depth| self.inits.contains(&depth)) {
+            return None;
+        }
+        let detail = "with --keep-tids: the init of its PID namespace is not copied";
+        Some(Finding::may_fail("pid-namespace", "EOPNOTSUPP", detail))
     }
 
     fn inspect_files(&self, process: &Process) -> Option<Finding> {
@@ -302,6 +320,24 @@ mod tests {
         let findings = findings(&fake);
         assert_eq!(findings.len(), 1);
         assert!(findings[0].detail.contains("thread 11 lacks the seccomp filters"));
+    }
+
+    #[test]
+    fn a_deeper_pid_namespace_needs_its_init() {
+        let fake = fake();
+        fake.add(20, 10, "wrapped", &[]);
+        let inside = "NSpid:\t20\t7\n";
+        fake.write(20, "status", &format!("Tgid:\t20\nPPid:\t10\n{inside}"));
+        let reasons = |fake: &FakeProc| {
+            let proc = fake.proc();
+            let tree = proc.tree(10).unwrap();
+            let inspector = Inspector::new(&proc, proc.task(CALLER).unwrap(), &tree);
+            let findings = inspector.inspect(&tree[1]);
+            findings.iter().map(|finding| finding.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons(&fake), ["pid-namespace"]);
+        fake.write(20, "status", "Tgid:\t20\nPPid:\t10\nNSpid:\t20\t1\n");
+        assert!(reasons(&fake).is_empty());
     }
 
     #[test]
