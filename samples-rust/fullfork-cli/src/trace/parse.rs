@@ -38,7 +38,7 @@ pub(crate) fn parse(line: &str) -> Option<Record> {
     Some(Record { tid, comm, time: time.parse().ok()?, event })
 }
 
-/// "comm-tid [cpu] flags", where some options add more behind the TID.
+/// `comm-tid [cpu] flags`, where some options add more behind the TID.
 fn parse_task(head: &str) -> Option<(u32, String)> {
     let (task, _) = head.rsplit_once('[')?;
     let (comm, rest) = task.rsplit_once('-').filter(|(_, rest)| starts_with_digit(rest))?;
