@@ -65,7 +65,7 @@ impl Rule {
                 Err(error) => return Err(error.to_string()),
             }
             if start.elapsed() >= timeout {
-                return Err(format!("{} s have passed", timeout.as_secs()));
+                return Err(format!("{timeout:?} have passed"));
             }
             self.pause(start, lines);
         }

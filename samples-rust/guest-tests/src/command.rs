@@ -123,7 +123,7 @@ fn command_copy_outlives_command_and_original() {
     let report = json(fullfork(&["copy", "--json", "--stopped", &python.pid().to_string()]));
     let pid = number(&report["pid"]);
     drop(python);
-    assert_eq!(state(pid), Some('T'));
+    wait_until("the copy is stopped", || state(pid) == Some('T'));
     fs::write(scratch.path().join("go"), "").unwrap();
     kill(pid, Signal::CONT);
     wait_until("the copy has ended", || lines(&scratch) == 3 && is_gone(pid));
@@ -141,6 +141,7 @@ fn command_copy_stopped_under_job_control() {
     copy.process_group(0);
     let pid = number(&json(copy)["pid"]);
     drop(python);
+    wait_until("the copy is stopped", || state(pid) == Some('T'));
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert_eq!(state(pid), Some('T'));
     fs::write(scratch.path().join("go"), "").unwrap();
@@ -202,7 +203,7 @@ fn command_copy_names_the_errno() {
 
 fn command_run_makes_copies() {
     let script =
-        "print('Ready.', flush=True); import time; time.sleep(1); print('Done.', flush=True)";
+        "print('Ready.', flush=True); import time; time.sleep(5); print('Done.', flush=True)";
     let text = output(fullfork(&[
         "run",
         "--copies",
@@ -224,12 +225,17 @@ fn command_run_makes_copies() {
 }
 
 fn command_run_tells_who_failed() {
-    let script =
-        "import os, time; me = os.getpid(); time.sleep(1); os._exit(3 * (me != os.getpid()))";
-    let run = fullfork(&["run", "--ready-after", "300ms", "--json", "--", "python3", "-c", script])
-        .output()
-        .unwrap();
+    let script = "
+import os, time
+me = os.getpid()
+print('up', flush=True)
+time.sleep(5)
+os._exit(3 * (me != os.getpid()))
+";
+    let args = ["run", "--ready-line", "up", "--json", "--", "python3", "-c", script];
+    let run = fullfork(&args).output().unwrap();
     assert_eq!(run.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let text = String::from_utf8(run.stdout).unwrap();
+    let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((&report["program"]["code"], &report["copies"][0]["code"]), (&0.into(), &3.into()));
 }

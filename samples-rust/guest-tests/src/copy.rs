@@ -48,7 +48,7 @@ fn copy_stopped_until_resumed() {
     assert_eq!(copy.wait_event().unwrap(), Event::Stopped(libc::SIGSTOP));
     workers.go();
     wait_until("the original is done", || workers.lines() == NUMBER);
-    assert_eq!(state(copy.pid()), Some('T'));
+    wait_until("it is still stopped", || state(copy.pid()) == Some('T'));
     copy.resume().unwrap();
     assert_eq!(copy.wait().unwrap().code(), Some(0));
     assert_eq!(workers.lines(), 2 * NUMBER);

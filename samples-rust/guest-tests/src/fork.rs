@@ -239,7 +239,7 @@ fn closing_the_pidfd_kills() {
         answer(crew.finish())
     };
     let pid = child.pid();
-    assert_eq!(state(pid), Some('T'));
+    wait_until("it is stopped", || state(pid) == Some('T'));
     drop(child);
     wait_until("it is gone", || state(pid).is_none());
     assert_eq!(crew.finish(), THREADS);

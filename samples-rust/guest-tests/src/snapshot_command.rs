@@ -45,7 +45,7 @@ fn command_snapshot_spawn_list_drop() {
     let snapshot = take(&scratch, &workers);
     let (id, pid) = (number(&snapshot["id"]).to_string(), number(&snapshot["pid"]));
     assert_eq!(number(&snapshot["nr_threads"]) as usize, workers.nr_threads());
-    assert_eq!(state(pid), Some('T'));
+    wait_until("it is stopped", || state(pid) == Some('T'));
 
     let listed = json(held(&scratch, &["--json", "list"]));
     assert_eq!((&listed["id"], &listed["pid"]), (&snapshot["id"], &snapshot["pid"]));
