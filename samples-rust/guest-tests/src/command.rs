@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::Test;
 use crate::programs::Workers;
 use crate::world::{
-    Running, Scratch, fullfork, is_gone, json, output, state, status, threads, wait_until,
+    Running, Scratch, binary, fullfork, is_gone, json, output, state, status, threads, wait_until,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("command_copy_waits", command_copy_waits),
     ("command_copy_of_a_tree", command_copy_of_a_tree),
     ("command_copy_names_the_errno", command_copy_names_the_errno),
+    ("command_copy_needs_the_right_to_trace", command_copy_needs_the_right_to_trace),
     ("command_run_makes_copies", command_run_makes_copies),
     ("command_run_tells_who_failed", command_run_tells_who_failed),
 ];
@@ -199,6 +200,33 @@ fn command_copy_names_the_errno() {
     let nobody = fullfork(&["copy", "4194304"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("ESRCH"), "{nobody:?}");
+}
+
+/// Nobody may not copy what is root's, and is told so before; but what is nobody's.
+fn command_copy_needs_the_right_to_trace() {
+    const NOBODY: u32 = 65534;
+    let scratch = Scratch::new();
+    // Nobody may not be able to go where it was built.
+    let program = scratch.path().join("fullfork");
+    fs::copy(binary("fullfork"), &program).unwrap();
+    let as_nobody = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(args).uid(NOBODY).gid(NOBODY);
+        command
+    };
+    let python = python(&scratch);
+    let pid = python.pid().to_string();
+    let report = json(as_nobody(&["tree", "--json", &pid]));
+    assert_eq!(report["processes"][0]["findings"][0]["reason"], "rights");
+    let refused = as_nobody(&["copy", &pid]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("EPERM"), "{refused:?}");
+
+    let mut sleeper = Command::new("sleep");
+    sleeper.arg("1000").uid(NOBODY).gid(NOBODY);
+    let sleeper = Running::start(sleeper);
+    let copy = json(as_nobody(&["copy", "--json", &sleeper.pid().to_string()]));
+    assert_eq!(copy["processes"][0]["name"], "sleep");
 }
 
 fn command_run_makes_copies() {

@@ -55,13 +55,9 @@ pub(super) fn run(args: &args::Run, context: &mut Context<'_>) -> Result<u8, Fai
         end_all(&mut program, &copies);
         return Err(failure);
     }
-    let total = copies.iter().map(|copy| copy.took_ns).sum();
-    eprintln!(
-        "fullfork: {} of {name} ({}) made in {}",
-        count(copies.len(), "copy"),
-        program.id(),
-        duration(total)
-    );
+    if !context.json {
+        announce(&name, &program, &copies);
+    }
 
     let report = wait_all(&mut program, &copies)?;
     if let Some(lines) = lines {
@@ -71,6 +67,13 @@ pub(super) fn run(args: &args::Run, context: &mut Context<'_>) -> Result<u8, Fai
     let succeeded = |ended: &Ended| ended.code == Some(0);
     let all = succeeded(&report.program) && report.copies.iter().all(succeeded);
     Ok(u8::from(!all))
+}
+
+/// While they run, which may be long.
+fn announce(name: &str, program: &process::Child, copies: &[Copied]) {
+    let number = count(copies.len(), "copy");
+    let total = duration(copies.iter().map(|copy| copy.took_ns).sum());
+    eprintln!("fullfork: {number} of {name} ({}) made in {total}", program.id());
 }
 
 fn needed(args: &args::Run) -> Flags {
