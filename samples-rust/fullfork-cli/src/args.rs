@@ -114,8 +114,9 @@ pub(crate) struct Copy {
     /// Keep the TIDs, in a new PID namespace.
     ///
     /// Use this for programs that you do not know: without it, a lock that
-    /// records its owner's TID and is held at that instant has no owner in the copy.
-    /// It needs CAP_SYS_ADMIN.
+    /// records its owner's TID and is held at that instant has no owner in the copy,
+    /// and a shell in a tree does not know the copies of its children, as they have
+    /// other PIDs. It needs CAP_SYS_ADMIN.
     #[arg(long)]
     pub(crate) keep_tids: bool,
     /// Give the copy no_new_privs.

@@ -129,7 +129,7 @@ const fn request<A>(direction: u32, number: u32) -> u32 {
     assert!(size < 1 << 14);
     #[allow(clippy::cast_possible_truncation)]
     let size = size as u32;
-    direction << 30 | size << 16 | (b'|' as u32) << 8 | number
+    (direction << 30) | (size << 16) | ((b'|' as u32) << 8) | number
 }
 
 /// `struct rust_fullfork_snapshot`

@@ -123,6 +123,11 @@ fn group(pairs: &[TidPair], proc: &Proc) -> Vec<ProcessReport> {
         let place = place.unwrap_or(processes.len() - 1);
         processes[place].threads.push(thread);
     }
+    // The kernel has the leader first, and the others in no order.
+    for process in &mut processes {
+        let leader = process.replica;
+        process.threads.sort_by_key(|thread| (thread.replica != leader, thread.original));
+    }
     processes
 }
 

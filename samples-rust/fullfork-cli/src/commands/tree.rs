@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::args;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{BAD, DOUBTFUL, Node, STRONG, styled};
+use crate::output::{BAD, DOUBTFUL, GOOD, Node, STRONG, count, styled};
 use crate::procfs::{Certainty, Finding, Inspector, Proc, Process, is_gone};
 
 #[derive(Serialize)]
@@ -44,6 +44,7 @@ pub(super) fn run(args: &args::Tree, context: &mut Context<'_>) -> Result<u8, Fa
     } else {
         let tree = draw(&report, args.pid).render();
         context.write_line(&tree)?;
+        context.write_line(&conclusion(&report))?;
     }
     context.require(Flags::SUBTREE | Flags::FROM_PIDFD)?;
     Ok(0)
@@ -78,6 +79,20 @@ fn process_report(process: &Process, inspector: &Inspector<'_>) -> ProcessReport
         threads: process.threads.iter().map(thread).collect(),
         findings: inspector.inspect(process),
     }
+}
+
+/// What all findings come to.
+fn conclusion(report: &Report) -> String {
+    let threads = report.processes.iter().map(|process| process.threads.len()).sum();
+    let all =
+        format!("{} with {}", count(report.processes.len(), "process"), count(threads, "thread"));
+    let findings: usize = report.processes.iter().map(|process| process.findings.len()).sum();
+    let verdict = match (report.stopped_by, findings) {
+        (0, 0) => styled(GOOD, "nothing found that would stop a copy"),
+        (0, _) => styled(DOUBTFUL, "a copy may fail"),
+        _ => styled(BAD, "a copy fails"),
+    };
+    format!("{all}: {verdict}")
 }
 
 fn draw(report: &Report, root: u32) -> Node {
@@ -145,7 +160,8 @@ mod tests {
         let (result, text) = tree(&Mock::new(), false);
         assert_eq!(result.unwrap(), 0);
         let expected = "sh 10 S\n└─ server 20 S\n   ├─ fails: EOPNOTSUPP dontfork: memory with \
-                        MADV_DONTFORK, or of a driver: 10-20\n   └─ {server} 21 S\n";
+                        MADV_DONTFORK, or of a driver: 10-20\n   └─ {server} 21 S\n\
+                        2 processes with 3 threads: a copy fails\n";
         assert_eq!(text, expected);
     }
 
