@@ -80,7 +80,9 @@ fn copy_of_a_tree_has_its_shape() {
     let workers = Workers::start_with(shell, &scratch, NUMBER);
 
     let pidfd = open_pidfd(workers.pid()).unwrap();
-    let copy = Builder::new(Scope::Tree).tid_map().copy(pidfd).unwrap();
+    // A shell waits for the PID that it remembers.
+    let builder = Builder::new(Scope::Tree).tids(Tids::KeepInNewNamespace).tid_map();
+    let copy = builder.copy(pidfd).unwrap();
     assert_eq!(copy.tid_map().pairs().len(), 1 + NUMBER + 1);
     let below = children(copy.pid());
     assert_eq!(below.len(), 1);

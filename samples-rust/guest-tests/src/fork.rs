@@ -143,10 +143,12 @@ fn probe_makes_no_process() {
 
 fn fork_keeps_all_threads() {
     let crew = Crew::start();
-    match fork(Builder::new(Scope::Process)) {
+    // Stopped, as its threads end one by one otherwise while they are counted.
+    match fork(Builder::new(Scope::Process).stopped()) {
         None => answer(crew.finish()),
         Some(child) => {
             assert_eq!(threads(child.pid()).len(), THREADS + 1);
+            child.resume().unwrap();
             expect_answer(&child, THREADS);
         }
     }
@@ -167,7 +169,8 @@ fn fork_of_a_replica() {
 fn fork_maps_tids() {
     let crew = Crew::start();
     let me = std::process::id();
-    let Some(child) = fork(Builder::new(Scope::Process).tid_map()) else { answer(crew.finish()) };
+    let builder = Builder::new(Scope::Process).tid_map().stopped();
+    let Some(child) = fork(builder) else { answer(crew.finish()) };
     let map = child.tid_map();
     let originals: BTreeSet<u32> = map.pairs().iter().map(|pair| pair.original).collect();
     let replicas: BTreeSet<u32> = map.pairs().iter().map(|pair| pair.replica).collect();
@@ -175,6 +178,7 @@ fn fork_maps_tids() {
     assert_eq!(replicas, threads(child.pid()));
     assert_eq!(map.pairs()[0].original, me);
     assert_eq!(map.replica_of(me), Some(child.pid()));
+    child.resume().unwrap();
     expect_answer(&child, THREADS);
     assert_eq!(crew.finish(), THREADS);
 }

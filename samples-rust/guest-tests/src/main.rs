@@ -17,6 +17,7 @@ mod examples;
 mod fork;
 mod harness;
 mod programs;
+mod redis;
 mod snapshot;
 mod snapshot_command;
 mod watch;
@@ -34,6 +35,7 @@ fn tests() -> Vec<Test> {
         copy::TESTS,
         snapshot::TESTS,
         command::TESTS,
+        redis::TESTS,
         snapshot_command::TESTS,
         watch::TESTS,
         examples::TESTS,

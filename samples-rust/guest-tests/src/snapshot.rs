@@ -3,7 +3,7 @@
 //! Snapshots, through the device of the sample driver.
 
 use fullfork::{
-    Child, Errno, Operation, Relation, Scope, SnapshotOptions, SnapshotStore, SpawnOptions,
+    Child, Errno, Operation, Relation, Scope, SnapshotOptions, SnapshotStore, SpawnOptions, Tids,
     open_pidfd,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -97,11 +97,14 @@ fn snapshot_of_a_tree() {
     shell.args(["-c", &script]);
     let workers = Workers::start_with(shell, &scratch, NUMBER);
     let store = SnapshotStore::open().unwrap();
-    let options = SnapshotOptions { scope: Scope::Tree, ..process() };
+    // A shell waits for the PID that it remembers.
+    let tids = Tids::KeepInNewNamespace;
+    let options = SnapshotOptions { scope: Scope::Tree, tids, ..process() };
     let snapshot = store.take(open_pidfd(workers.pid()).unwrap(), options).unwrap();
     assert_eq!(snapshot.entry().nr_processes, 2);
     assert_eq!(snapshot.processes().unwrap().len(), 2);
-    let copies = [(); 3].map(|()| snapshot.spawn(spawn()).unwrap());
+    let keep = SpawnOptions { tids, ..spawn() };
+    let copies = [(); 3].map(|()| snapshot.spawn(keep).unwrap());
     workers.go();
     copies.iter().for_each(expect_success);
 }
