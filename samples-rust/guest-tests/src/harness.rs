@@ -3,6 +3,7 @@
 //! Runs each test in a process of its own, and says how it went in TAP.
 
 use std::env;
+use std::fs;
 use std::process::{Child, Command, ExitCode};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use rustix::process::{
 };
 
 use crate::Test;
-use crate::world::children;
+use crate::world::{children, threads};
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
@@ -67,9 +68,24 @@ fn run_apart(name: &str) -> Result<(), String> {
 }
 
 fn end(test: &mut Child) -> String {
+    describe(test.id());
+    // Replicas whose parent has ended came here.
+    children(std::process::id()).into_iter().filter(|pid| *pid != test.id()).for_each(describe);
     let _ = test.kill();
     let _ = test.wait();
     "it did not end in time".into()
+}
+
+/// Where each thread of a process, and of all below it, is.
+fn describe(pid: u32) {
+    for tid in threads(pid) {
+        let read = |name| fs::read_to_string(format!("/proc/{tid}/{name}")).unwrap_or_default();
+        println!("# {pid} {tid} {} syscall {}", read("comm").trim(), read("syscall").trim());
+        for line in read("stack").lines() {
+            println!("#    {line}");
+        }
+    }
+    children(pid).into_iter().for_each(describe);
 }
 
 /// What a test leaves: its children, then theirs, which come here as well.
