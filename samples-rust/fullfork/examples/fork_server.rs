@@ -8,9 +8,10 @@
 //!
 //!     fork_server [INPUT]...
 
+use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use fullfork::{Builder, Error, Fork, Scope, Support, exit_now};
@@ -40,38 +41,70 @@ impl From<ExitStatus> for Verdict {
     }
 }
 
+/// A queue. The first wait in a channel of std has glibc note a destructor, under a
+/// lock that records its owner; this one takes no such lock.
+struct Queue<T> {
+    items: Mutex<VecDeque<T>>,
+    changed: Condvar,
+}
+
+impl<T> Queue<T> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { items: Mutex::default(), changed: Condvar::new() })
+    }
+
+    fn push(&self, item: T) {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner).push_back(item);
+        self.changed.notify_one();
+    }
+
+    fn pop(&self) -> T {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match items.pop_front() {
+                Some(item) => return item,
+                None => items = self.changed.wait(items).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
 /// The target: a calculator with a thread that reads and one that computes.
 struct Target {
-    inputs: Sender<String>,
-    results: Receiver<Option<i64>>,
+    inputs: Arc<Queue<String>>,
+    results: Arc<Queue<Option<i64>>>,
 }
 
 impl Target {
+    /// Returns when its threads have started: glibc takes locks of its own until then.
     fn start() -> Self {
-        let (inputs, lines) = channel::<String>();
-        let (words, parsed) = channel::<Vec<String>>();
-        let (sender, results) = channel();
+        let (inputs, words, results) = (Queue::new(), Queue::new(), Queue::new());
+        let started = Arc::new(Barrier::new(3));
+        let reader = (Arc::clone(&inputs), Arc::clone(&words), Arc::clone(&started));
         thread::spawn(move || {
-            for line in lines {
-                let line = line.split_whitespace().map(str::to_owned).collect();
-                if words.send(line).is_err() {
-                    return;
-                }
+            let (inputs, words, started) = reader;
+            started.wait();
+            loop {
+                let line: String = inputs.pop();
+                words.push(line.split_whitespace().map(str::to_owned).collect());
             }
         });
+        let computer = (words, Arc::clone(&results), Arc::clone(&started));
         thread::spawn(move || {
-            for line in parsed {
-                if sender.send(compute(&line)).is_err() {
-                    return;
-                }
+            let (words, results, started) = computer;
+            started.wait();
+            loop {
+                let line: Vec<String> = words.pop();
+                results.push(compute(&line));
             }
         });
+        started.wait();
         Self { inputs, results }
     }
 
     fn run(&self, input: &str) -> Option<i64> {
-        self.inputs.send(input.to_owned()).ok()?;
-        self.results.recv().ok()?
+        self.inputs.push(input.to_owned());
+        self.results.pop()
     }
 }
 
@@ -97,8 +130,8 @@ fn compute(words: &[String]) -> Option<i64> {
 
 /// Runs the target on one input, in a replica.
 fn try_input(target: &Target, input: &str) -> Result<Verdict, Error> {
-    // SAFETY: the threads of the target wait for std channels, whose locks record no
-    // owner; no file is read, and a replica ends without its exit handlers.
+    // SAFETY: the threads of the target have started and wait for queues, whose locks
+    // record no owner; no file is read, and a replica ends without its exit handlers.
     match unsafe { Builder::new(Scope::Process).fork() }? {
         Fork::Replica => exit_now(i32::from(target.run(input).is_none())),
         Fork::Original(child) => Ok(child.wait()?.into()),

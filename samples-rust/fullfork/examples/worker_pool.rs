@@ -6,11 +6,12 @@
 //! questions about it. It is started once. Each worker is a replica of the whole,
 //! warm, with all its threads, and has the table as copy-on-write memory.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Barrier, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use fullfork::{Builder, Child, Fork, Relation, Scope, Support, exit_now};
@@ -27,26 +28,60 @@ struct Question {
     answer: Sender<Option<usize>>,
 }
 
+/// A queue. The first wait in a channel of std has glibc note a destructor, under a
+/// lock that records its owner; this one takes no such lock.
+struct Queue<T> {
+    items: Mutex<VecDeque<T>>,
+    changed: Condvar,
+}
+
+impl<T> Queue<T> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { items: Mutex::default(), changed: Condvar::new() })
+    }
+
+    fn push(&self, item: T) {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner).push_back(item);
+        self.changed.notify_one();
+    }
+
+    fn pop(&self) -> T {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match items.pop_front() {
+                Some(item) => return item,
+                None => items = self.changed.wait(items).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
 /// Threads that know the prime numbers.
 struct Service {
-    questions: Sender<Question>,
+    questions: Arc<Queue<Question>>,
 }
 
 impl Service {
+    /// Returns when all threads have started: glibc takes locks of its own until then.
     fn start() -> Self {
         let primes = Arc::new(sieve());
-        let (questions, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
+        let questions = Queue::new();
+        let started = Arc::new(Barrier::new(THREADS + 1));
         for _ in 0..THREADS {
-            let (primes, queue) = (Arc::clone(&primes), Arc::clone(&queue));
-            thread::spawn(move || answer_all(&primes, &queue));
+            let (primes, questions) = (Arc::clone(&primes), Arc::clone(&questions));
+            let started = Arc::clone(&started);
+            thread::spawn(move || {
+                started.wait();
+                answer_all(&primes, &questions)
+            });
         }
+        started.wait();
         Self { questions }
     }
 
     fn ask(&self, nth: usize) -> Option<usize> {
         let (answer, receiver) = channel();
-        self.questions.send(Question { nth, answer }).ok()?;
+        self.questions.push(Question { nth, answer });
         receiver.recv().ok()?
     }
 }
@@ -64,10 +99,9 @@ fn sieve() -> Vec<usize> {
         .collect()
 }
 
-fn answer_all(primes: &[usize], queue: &Mutex<Receiver<Question>>) {
+fn answer_all(primes: &[usize], questions: &Queue<Question>) -> ! {
     loop {
-        let question = queue.lock().map(|queue| queue.recv());
-        let Ok(Ok(question)) = question else { return };
+        let question = questions.pop();
         // Who asked may have given up.
         let _ = question.answer.send(primes.get(question.nth).copied());
     }
@@ -85,8 +119,8 @@ impl Worker {
         let (ours, theirs) = UnixStream::pair()?;
         // Who forgets to wait gets no zombies.
         let builder = Builder::new(Scope::Process).relation(Relation::Autoreaped);
-        // SAFETY: the threads of the service wait for a std channel, whose lock
-        // records no owner; no other lock is held, and no file is read.
+        // SAFETY: the threads of the service have started and wait for its queue,
+        // whose lock records no owner; no other lock is held, and no file is read.
         match unsafe { builder.fork() }? {
             Fork::Replica => {
                 drop(ours);

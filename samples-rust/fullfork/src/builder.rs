@@ -120,7 +120,10 @@ impl<'b> Builder<'b> {
     ///   instant that records its owner's TID and [`Tids::New`] was asked for:
     ///   recursive, error checking, robust and PI mutexes, some of the C library's
     ///   own among them. Such a lock has no owner in the replica, and who takes it
-    ///   there waits for ever. [`Tids::Keep`] has no such limit.
+    ///   there waits for ever. glibc has one that it takes when it loads a library
+    ///   and when a thread registers a destructor of thread-local storage: while a
+    ///   thread of std starts, and when it first waits in a channel.
+    ///   [`Tids::Keep`] has no such limit.
     /// * With [`Scope::ThreadAndDescendants`] **other threads of the caller are not
     ///   copied**. A replica of a process that had several may call only what
     ///   is async-signal-safe, which excludes allocation. No

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -34,11 +33,12 @@ pub(crate) const TESTS: &[Test] = &[
 
 const THREADS: usize = 4;
 
-/// Threads that wait in different ways until they are let go, and then say so.
+/// Threads that wait in different ways until they are let go, and then say so. No
+/// channel is among them: the first wait in one takes a lock of glibc's that records
+/// its owner.
 struct Crew {
     go: Arc<AtomicBool>,
     gate: Arc<(Mutex<bool>, Condvar)>,
-    wakers: Vec<Sender<()>>,
     answered: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -48,7 +48,6 @@ impl Crew {
         let mut crew = Self {
             go: Arc::default(),
             gate: Arc::default(),
-            wakers: Vec::new(),
             answered: Arc::default(),
             threads: Vec::new(),
         };
@@ -63,8 +62,6 @@ impl Crew {
     fn add(&mut self, index: usize, started: &Arc<AtomicUsize>) {
         let (go, gate) = (Arc::clone(&self.go), Arc::clone(&self.gate));
         let (answered, started) = (Arc::clone(&self.answered), Arc::clone(started));
-        let (waker, woken) = channel();
-        self.wakers.push(waker);
         self.threads.push(thread::spawn(move || {
             started.fetch_add(1, Ordering::SeqCst);
             match index % 4 {
@@ -75,7 +72,11 @@ impl Crew {
                         thread::sleep(Duration::from_millis(1));
                     }
                 }
-                2 => woken.recv().unwrap(),
+                2 => {
+                    while !go.load(Ordering::SeqCst) {
+                        thread::park();
+                    }
+                }
                 _ => {
                     let (is_open, changed) = &*gate;
                     let guard = changed.wait_while(is_open.lock().unwrap(), |open| !*open);
@@ -91,10 +92,7 @@ impl Crew {
         self.go.store(true, Ordering::SeqCst);
         *self.gate.0.lock().unwrap() = true;
         self.gate.1.notify_all();
-        for waker in &self.wakers {
-            // Only some wait for it.
-            let _ = waker.send(());
-        }
+        self.threads.iter().for_each(|thread| thread.thread().unpark());
         for thread in self.threads {
             thread.join().unwrap();
         }
