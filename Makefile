@@ -1,6 +1,6 @@
 # Every target is a word of ci/run; variables go through the environment.
 TARGETS_OF_RUN := adopt base-tree build build-arm64 build-each compare \
-	expected-tests export fixed-point help image judge-tests kselftest lint \
+	expected-tests export fixed-point help image judge-tests kselftest lint lint-rust \
 	negative rebase run shell test tree user-build user-guest user-lint \
 	user-test vm
 
