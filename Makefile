@@ -1,7 +1,8 @@
 # Every target is a word of ci/run; variables go through the environment.
 TARGETS_OF_RUN := adopt base-tree build build-arm64 build-each compare \
-	expected-tests export fixed-point help image judge-tests kselftest lint \
-	negative rebase run shell test tree vm
+	expected-tests export fixed-point help image judge-tests kselftest lint lint-rust \
+	negative rebase run shell test tree user-build user-guest user-lint \
+	user-test vm
 
 .PHONY: $(TARGETS_OF_RUN)
 .DEFAULT_GOAL := help
