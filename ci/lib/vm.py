@@ -60,9 +60,14 @@ def qemu(name, accel, directory, console, interactive, memory, cpus):
               # that count as a stall by default.
               "rcupdate.rcu_cpu_stall_timeout=300", "random.trust_cpu=on",
               "TERM=%s" % os.environ.get("TERM", "linux")]
+    if accel == "tcg":
+        # The TSC of TCG is that of one clock; all others cost an access to a
+        # device.
+        append += ["tsc=reliable", "clocksource=tsc"]
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config",
            "-machine", "q35,hpet=off", "-display", "none", "-no-reboot",
-           "-smp", str(cpus), "-m", memory,
+           # Without ACPI the kernel finds one CPU in each socket.
+           "-smp", "%d,sockets=%d" % (cpus, cpus), "-m", memory,
            "-kernel", kbuild.image(name), "-append", " ".join(append),
            "-serial", "file:" + console,
            "-device", "virtio-rng-pci",
