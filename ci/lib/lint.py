@@ -154,7 +154,8 @@ def sparse_objects():
     """Objects of the files of the base that we edit, and of our own files."""
     objects, ours = [], []
     for status, path in changed_files():
-        if not path.endswith(".c") or path.startswith(("tools/", "samples/")):
+        # The helpers of Rust are compiled as parts of one file.
+        if not path.endswith(".c") or path.startswith(("tools/", "samples/", "rust/")):
             continue
         if path.startswith("arch/") and not path.startswith("arch/x86/"):
             continue
