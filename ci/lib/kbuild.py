@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Configure and build a kernel: /kernel/src into /kernel/out.
 
-KERNEL is fast, debug, base, off or arm64. What a config asks for is verified
+KERNEL is fast, debug, kcsan, base, off or arm64. What a config asks for is verified
 before anything is compiled."""
 
 import os
@@ -20,13 +20,16 @@ TREE_FRAGMENT = SRC + "/kernel/configs/fullfork.config"
 FRAGMENTS = {
     "fast": ["common", "fast", "rust"],
     "debug": ["common", "debug", "rust"],
+    "kcsan": ["common", "kcsan"],
     "base": ["common", "fast"],
     "off": ["common", "fast", "off"],
     "each": ["common", "fast"],
     "arm64": ["arm64"],
 }
 # base and off must not ask for the feature.
-WITH_FULLFORK = ("fast", "debug", "each", "arm64")
+WITH_FULLFORK = ("fast", "debug", "kcsan", "each", "arm64")
+# They check what they do at every step: built with clang, and slow.
+CHECKED = ("debug", "kcsan")
 CROSS = "aarch64-linux-gnu-"
 IMAGE = {"arm64": "arch/arm64/boot/Image"}
 TICK = 30
@@ -56,7 +59,7 @@ def make_command(name, *args):
     if name == "arm64":
         cmd += ["ARCH=arm64", "CROSS_COMPILE=" + CROSS,
                 "CC=ccache %sgcc" % CROSS]
-    elif name == "debug":
+    elif name in CHECKED:
         cmd += ["ARCH=x86_64", "LLVM=1", "CC=ccache clang"]
     else:
         cmd += ["ARCH=x86_64", "CC=ccache gcc"]

@@ -89,7 +89,7 @@ def run_guest(name, names, label, show_failed=True):
     if wanted:
         items = [i for i in items if i.split(":")[1] in wanted.split()]
     accel = vm.choose_accel(name)
-    factor = FACTOR[accel] * (DEBUG_FACTOR if name == "debug" else 1)
+    factor = FACTOR[accel] * (DEBUG_FACTOR if name in kbuild.CHECKED else 1)
     script = "export KSFT_FULLFORK_EXPECT=1\nexec python3 " \
         "/repo/ci/guest_kselftest.py %s\n" % shlex.join(
             [in_guest(install_dir(names)), str(factor)] + items)

@@ -144,7 +144,7 @@ def boot(name, script, timeout, accel=None, interactive=False, show=False,
     if interactive:
         subprocess.run(cmd, check=False)
     else:
-        grace = GRACE["debug" if name == "debug" else result.accel]
+        grace = GRACE["debug" if name in kbuild.CHECKED else result.accel]
         # An stdin at its end would count as a closed port, and block the guest.
         process = subprocess.Popen(cmd, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE)
