@@ -1,5 +1,5 @@
 # Every target is a word of ci/run; variables go through the environment.
-TARGETS_OF_RUN := adopt base-tree build build-arm64 build-each compare \
+TARGETS_OF_RUN := adopt base-tree bench bench-short build build-arm64 build-each compare \
 	expected-tests export fixed-point help image judge-tests kselftest lint lint-rust \
 	negative rebase run shell test tree user-build user-guest user-lint \
 	user-test vm
@@ -7,7 +7,7 @@ TARGETS_OF_RUN := adopt base-tree build build-arm64 build-each compare \
 .PHONY: $(TARGETS_OF_RUN)
 .DEFAULT_GOAL := help
 
-export TARGETS CMD KERNEL BASE BASE_TARBALL TIMEOUT FORCE CPUS MEM ACCEL PROGRAMS
+export TARGETS CMD KERNEL BASE BASE_TARBALL TIMEOUT FORCE CPUS MEM ACCEL ICOUNT PROGRAMS
 
 $(TARGETS_OF_RUN):
 	@ci/run $@

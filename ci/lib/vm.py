@@ -24,6 +24,10 @@ from common import LOG, OUT, Failure, main, note
 GRACE = {"kvm": 60, "tcg": 120, "debug": 300}
 TRIAL = 25
 MEMORY = {"debug": "4G"}
+# Every iteration of a string instruction would count as an instruction.
+COUNTING_CPU = "max,-erms,-fsrm,-fzrm"
+# Of the guest's time, which leaps while the machine waits for the host.
+NEVER = 10 ** 8
 
 
 class Run:
@@ -52,7 +56,16 @@ class Run:
         return found
 
 
-def qemu(name, accel, directory, console, interactive, memory, cpus):
+def counts():
+    """Does the guest's clock count instructions (ICOUNT=1)?"""
+    return os.environ.get("ICOUNT") == "1"
+
+
+def cpus():
+    return int(os.environ.get("CPUS") or (1 if counts() else 2))
+
+
+def qemu(name, accel, directory, console, interactive, memory, nr_cpus):
     append = ["console=ttyS0", "root=container", "rootfstype=9p", "ro",
               "rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144",
               "init=/repo/ci/guest-init", "panic=-1", "oops=panic",
@@ -64,10 +77,13 @@ def qemu(name, accel, directory, console, interactive, memory, cpus):
         # The TSC of TCG is that of one clock; all others cost an access to a
         # device.
         append += ["tsc=reliable", "clocksource=tsc"]
+    if counts():
+        # A task that waits for the host seems to hang for hours.
+        append += ["sysctl.kernel.hung_task_timeout_secs=0"]
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config",
            "-machine", "q35,hpet=off", "-display", "none", "-no-reboot",
            # Without ACPI the kernel finds one CPU in each socket.
-           "-smp", "%d,sockets=%d" % (cpus, cpus), "-m", memory,
+           "-smp", "%d,sockets=%d" % (nr_cpus, nr_cpus), "-m", memory,
            "-kernel", kbuild.image(name), "-append", " ".join(append),
            "-serial", "file:" + console,
            "-device", "virtio-rng-pci",
@@ -84,6 +100,10 @@ def qemu(name, accel, directory, console, interactive, memory, cpus):
         cmd += ["-device", "virtserialport,chardev=job,name=output"]
     if accel == "kvm":
         cmd += ["-accel", "kvm", "-cpu", "host"]
+    elif counts():
+        # 1 ns of the guest is one instruction; where all sleep, its clock leaps.
+        cmd += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
+                "-cpu", COUNTING_CPU]
     else:
         cmd += ["-accel", "tcg,thread=multi", "-cpu", "max"]
     return cmd
@@ -135,11 +155,14 @@ def boot(name, script, timeout, accel=None, interactive=False, show=False,
     result.directory = tempfile.mkdtemp(prefix=label + "-", dir=base)
     result.console = os.path.join(LOG, "%s-%s-%s.console" % (
         label, name, result.directory.rsplit("-", 1)[1]))
-    write_job(result.directory, script, timeout, interactive)
+    if counts() and cpus() != 1:
+        raise Failure("ICOUNT=1 is for one CPU, not CPUS=%d" % cpus())
+    write_job(result.directory, script, NEVER if counts() else timeout,
+              interactive)
     cmd = qemu(name, result.accel, result.directory, result.console,
                interactive,
                os.environ.get("MEM") or MEMORY.get(name, "2G"),
-               int(os.environ.get("CPUS") or 2))
+               cpus())
     start = time.monotonic()
     if interactive:
         subprocess.run(cmd, check=False)
@@ -172,7 +195,7 @@ def discard(result):
 
 def choose_accel(name):
     """kvm or tcg; what a trial boot showed is remembered."""
-    given = os.environ.get("ACCEL")
+    given = "tcg" if counts() else os.environ.get("ACCEL")
     if given:
         return given
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):

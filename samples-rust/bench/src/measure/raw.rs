@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! System calls with the clock read right before and right after them, and
+//! children that end, or sleep, before any of Rust runs in them.
+
+use std::arch::asm;
+use std::io;
+use std::mem::size_of;
+use std::sync::atomic::AtomicU32;
+
+pub(crate) const CLONE_ALL_THREADS: u64 = 1 << 62;
+pub(crate) const CLONE_SUBTREE: u64 = 1 << 61;
+pub(crate) const CLONE_STOPPED: u64 = 1 << 60;
+
+/// What each thread of a process is made with, but for what names it.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM) as u64;
+
+/// `struct clone_args` up to version 2, which has all that is needed here.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const _: () = assert!(size_of::<CloneArgs>() == 88);
+
+/// The time-stamp counter: instructions, where the guest's clock counts those.
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: every x86-64 has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// A call that made somebody, and what it took.
+pub(crate) struct Timed {
+    pub(crate) pid: i32,
+    pub(crate) ticks: u64,
+}
+
+fn timed(ret: i64, ticks: u64) -> io::Result<Timed> {
+    match i32::try_from(ret) {
+        Ok(pid) if pid > 0 => Ok(Timed { pid, ticks }),
+        Ok(errno) => Err(io::Error::from_raw_os_error(-errno)),
+        Err(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+/// `clone3()` with these flags. The child, or replica of the caller, exits at once.
+fn clone_that_exits(flags: u64) -> io::Result<Timed> {
+    let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let (ret, ticks): (i64, u64);
+    // SAFETY: `args` is readable for its size. What returns 0 touches no memory,
+    // and ends, so that it may share the stack of the caller.
+    unsafe {
+        asm!(
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "mov r12, rax",
+            "mov eax, {clone3}",
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor edi, edi",
+            "mov eax, {exit_group}",
+            "syscall",
+            "ud2",
+            "2:",
+            "mov r13, rax",
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "sub rax, r12",
+            clone3 = const libc::SYS_clone3,
+            exit_group = const libc::SYS_exit_group,
+            in("rdi") &raw const args,
+            in("rsi") size_of::<CloneArgs>(),
+            out("rax") ticks,
+            out("rdx") _,
+            out("rcx") _,
+            out("r11") _,
+            out("r12") _,
+            out("r13") ret,
+        );
+    }
+    timed(ret, ticks)
+}
+
+/// A plain fork whose child exits at once.
+pub(crate) fn fork() -> io::Result<Timed> {
+    clone_that_exits(0)
+}
+
+/// A fork that shares the memory, and waits for its child to exit.
+pub(crate) fn vfork() -> io::Result<Timed> {
+    clone_that_exits((libc::CLONE_VM | libc::CLONE_VFORK) as u64)
+}
+
+/// A full fork. The replica of the caller, and so its process, exits at once.
+pub(crate) fn full_fork(flags: u64) -> io::Result<Timed> {
+    clone_that_exits(CLONE_ALL_THREADS | flags)
+}
+
+/// A full fork of the calling thread only, of a process without children.
+pub(crate) fn full_fork_of_caller(flags: u64) -> io::Result<Timed> {
+    clone_that_exits(CLONE_SUBTREE | flags)
+}
+
+/// A thread that waits as long as `word` is 0.
+pub(crate) fn thread(word: &'static AtomicU32) -> io::Result<Timed> {
+    let args = CloneArgs { flags: THREAD, ..CloneArgs::default() };
+    let (ret, ticks): (i64, u64);
+    // SAFETY: `args` is readable for its size. The thread reads `word`, which
+    // lives for ever, touches no other memory, and ends, so that it may share the
+    // stack of the caller.
+    unsafe {
+        asm!(
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "mov r12, rax",
+            "mov eax, {clone3}",
+            "syscall",
+            "test rax, rax",
+            "jnz 4f",
+            "2:",
+            "cmp dword ptr [r14], 0",
+            "jne 3f",
+            "mov rdi, r14",
+            "mov esi, {wait}",
+            "xor edx, edx",
+            "xor r10d, r10d",
+            "mov eax, {futex}",
+            "syscall",
+            "jmp 2b",
+            "3:",
+            "xor edi, edi",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
+            "4:",
+            "mov r13, rax",
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "sub rax, r12",
+            clone3 = const libc::SYS_clone3,
+            futex = const libc::SYS_futex,
+            wait = const libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            exit = const libc::SYS_exit,
+            in("rdi") &raw const args,
+            in("rsi") size_of::<CloneArgs>(),
+            in("r14") word.as_ptr(),
+            out("rax") ticks,
+            out("rdx") _,
+            out("rcx") _,
+            out("r11") _,
+            out("r12") _,
+            out("r13") ret,
+        );
+    }
+    timed(ret, ticks)
+}
+
+/// Sleeps as long as `word` has this value, or wakes for no reason.
+pub(crate) fn futex_wait(word: &AtomicU32, value: u32, private: bool) {
+    let private = if private { libc::FUTEX_PRIVATE_FLAG } else { 0 };
+    // SAFETY: the kernel reads `word`, which is borrowed for the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | private,
+            value,
+            std::ptr::null::<libc::timespec>(),
+        );
+    }
+}
+
+/// Wakes one who sleeps on `word`, in any process.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the kernel uses the address of `word` only as a name.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1);
+    }
+}
+
+/// Waits for the end of any child.
+pub(crate) fn reap() -> io::Result<()> {
+    loop {
+        // SAFETY: no status is asked for.
+        if unsafe { libc::wait4(-1, std::ptr::null_mut(), 0, std::ptr::null_mut()) } > 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Reaps a child that has ended, if there is one.
+pub(crate) fn reap_one_that_ended() -> io::Result<bool> {
+    // SAFETY: no status is asked for.
+    match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+        -1 => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ECHILD) => Ok(false),
+            error => Err(error),
+        },
+        pid => Ok(pid > 0),
+    }
+}

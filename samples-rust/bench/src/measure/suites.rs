@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Which sizes are measured, and how often.
+
+use clap::ValueEnum;
+
+use super::{Fallible, Work, criu, in_new_process, snapshot};
+use crate::record::{Record, Size};
+
+/// A part of the measurements that can be made by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Full fork and floor by the number of threads.
+    Threads,
+    /// How long the originals stand still, by threads and memory; phases.
+    Still,
+    /// Trees of processes.
+    Trees,
+    /// What has nothing to do with full forks.
+    Plain,
+    /// Kernel memory of replicas.
+    KernelMemory,
+    /// Copies of snapshots.
+    Snapshot,
+    /// The same programs with CRIU.
+    Criu,
+    /// Two CPUs against one, by the clock on the wall.
+    Wall,
+}
+
+fn samples(threads_or_processes: u32) -> usize {
+    match threads_or_processes {
+        0..100 => 9,
+        100..1000 => 5,
+        _ => 3,
+    }
+}
+
+/// Measures it; the short form is for a check, not for plots.
+pub(crate) fn run(suite: Suite, short: bool) -> Fallible<Vec<Record>> {
+    match suite {
+        Suite::Threads => threads(if short { &[1, 2, 8, 64] } else { THREADS }),
+        Suite::Still => still(if short { &[0, 100] } else { &[0, 100, 1000] }),
+        Suite::Trees => trees(if short { &[1, 10] } else { &[1, 3, 10, 30, 100, 300, 1000] }),
+        Suite::KernelMemory => in_new_process(Work::KernelMemory { threads: 1000 }),
+        Suite::Snapshot => snapshot::measure(),
+        Suite::Criu => criu::measure(),
+        Suite::Wall => in_new_process(Work::Wall { threads: 512, samples: 15 }),
+        Suite::Plain => in_new_process(Work::Plain { samples: if short { 51 } else { 201 } }),
+    }
+}
+
+const THREADS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+fn threads(counts: &[u32]) -> Fallible<Vec<Record>> {
+    let most = counts.iter().max().copied().unwrap_or(1);
+    let mut records = vec![];
+    for ordinary in [false, true] {
+        records.extend(in_new_process(Work::Threads { count: most - 1, ordinary })?);
+    }
+    for &count in counts {
+        let (size, samples) = (Size::threads(count), samples(count));
+        records.extend(in_new_process(Work::Copies { size, samples })?);
+    }
+    Ok(records)
+}
+
+fn still(megabytes: &[u32]) -> Fallible<Vec<Record>> {
+    let mut records = vec![];
+    for &mb in megabytes {
+        for threads in [8, 64] {
+            let size = Size::threads(threads).with_mb(mb);
+            let samples = if mb < 1000 { 5 } else { 3 };
+            records.extend(in_new_process(Work::Copies { size, samples })?);
+            records.extend(in_new_process(Work::TracedCopies { size, samples })?);
+        }
+    }
+    Ok(records)
+}
+
+fn trees(counts: &[u32]) -> Fallible<Vec<Record>> {
+    let mut records = vec![];
+    for &count in counts {
+        let (size, samples) = (Size::processes(count), samples(count));
+        records.extend(in_new_process(Work::Trees { size, samples })?);
+    }
+    Ok(records)
+}

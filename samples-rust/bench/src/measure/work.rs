@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What a process does that was made to be copied.
+
+use serde::{Deserialize, Serialize};
+
+use super::subject::{Tree, become_threads, end, never, run_before_others, settle, take_memory};
+use super::trace::Trace;
+use super::{Fallible, kernel_memory, plain, program, raw, wall};
+use crate::record::{Figure, Record, Size};
+
+/// An order to a new process; it prints the records that it makes.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Work {
+    /// Full forks and forks of this size.
+    Copies { size: Size, samples: usize },
+    /// The same full forks, with what the tracepoints say.
+    TracedCopies { size: Size, samples: usize },
+    /// Makes so many threads.
+    Threads { count: u32, ordinary: bool },
+    /// Full forks of a tree, and the forks of all its processes.
+    Trees { size: Size, samples: usize },
+    /// What has nothing to do with full forks.
+    Plain { samples: usize },
+    /// The same full fork on one CPU and on two.
+    Wall { threads: u32, samples: usize },
+    /// Kernel memory of threads and of replicas.
+    KernelMemory { threads: u32 },
+    /// Is a process, or tree, of this size until it is killed.
+    Wait { size: Size },
+}
+
+/// Does it, prints, and ends.
+pub(crate) fn work(order: &str) -> Fallible<()> {
+    let records = match serde_json::from_str(order)? {
+        Work::Copies { size, samples } => copies(size, samples)?,
+        Work::TracedCopies { size, samples } => traced_copies(size, samples)?,
+        Work::Threads { count, ordinary } => threads(count, ordinary)?,
+        Work::Trees { size, samples } => trees(size, samples)?,
+        Work::Plain { samples } => plain::measure(samples)?,
+        Work::Wait { size } => program::wait(size)?,
+        Work::Wall { threads, samples } => wall::measure(threads, samples)?,
+        Work::KernelMemory { threads } => kernel_memory::measure(threads)?,
+    };
+    println!("{}", serde_json::to_string(&records)?);
+    // The other threads never end by themselves.
+    end()
+}
+
+/// Lets everybody who was killed end, and reaps those who were left to us.
+pub(super) fn settle_down() -> Fallible<()> {
+    settle();
+    while raw::reap_one_that_ended()? {
+        settle();
+    }
+    Ok(())
+}
+
+/// The first one is not counted: it does what is done once only.
+fn repeat(samples: usize, mut once: impl FnMut() -> Fallible<u64>) -> Fallible<Vec<u64>> {
+    (0..=samples).map(|_| once()).skip(1).collect()
+}
+
+fn copy() -> Fallible<u64> {
+    let replica = raw::full_fork(0)?;
+    raw::reap()?;
+    settle();
+    Ok(replica.ticks)
+}
+
+fn fork() -> Fallible<u64> {
+    let child = raw::fork()?;
+    raw::reap()?;
+    settle();
+    Ok(child.ticks)
+}
+
+fn copies(size: Size, samples: usize) -> Fallible<Vec<Record>> {
+    take_memory(size.mb)?;
+    become_threads(size.threads)?;
+    let ordinary = repeat(samples, copy)?;
+    run_before_others()?;
+    Ok(vec![
+        Record::new(Figure::Fork, size, repeat(samples, fork)?),
+        Record::new(Figure::FullFork, size, repeat(samples, copy)?),
+        Record::new(Figure::FullForkOrdinary, size, ordinary),
+    ])
+}
+
+fn traced_copies(size: Size, samples: usize) -> Fallible<Vec<Record>> {
+    take_memory(size.mb)?;
+    become_threads(size.threads)?;
+    run_before_others()?;
+    let trace = Trace::start()?;
+    copy()?;
+    trace.take()?;
+    let mut figures = [
+        (Figure::StoodStill, vec![]),
+        (Figure::PhaseQuiesce, vec![]),
+        (Figure::PhasePrepare, vec![]),
+        (Figure::PhaseCommit, vec![]),
+        (Figure::PhaseReturn, vec![]),
+    ];
+    for _ in 0..samples {
+        let whole = copy()?;
+        let phases = trace.take()?;
+        let (quiesce, prepare, commit) = (phases.quiesce(), phases.prepare(), phases.commit());
+        let rest = whole.saturating_sub(quiesce + prepare + commit);
+        let values = [phases.stood_still_ns, quiesce, prepare, commit, rest];
+        for ((_, all), value) in figures.iter_mut().zip(values) {
+            all.push(value);
+        }
+    }
+    Ok(figures.into_iter().map(|(figure, all)| Record::new(figure, size, all)).collect())
+}
+
+fn threads(count: u32, ordinary: bool) -> Fallible<Vec<Record>> {
+    if !ordinary {
+        run_before_others()?;
+    }
+    let made: Result<Vec<u64>, _> =
+        (0..count).map(|_| raw::thread(never()).map(|thread| thread.ticks)).collect();
+    let figure = if ordinary { Figure::ThreadOrdinary } else { Figure::Thread };
+    Ok(vec![Record::new(figure, Size::threads(count + 1), made?)])
+}
+
+fn trees(size: Size, samples: usize) -> Fallible<Vec<Record>> {
+    let tree = Tree::grow(size.processes)?;
+    let forks = repeat(1, || Ok(tree.forks()?))?;
+    run_before_others()?;
+    let copies = repeat(samples, || {
+        let ticks = tree.full_fork()?;
+        settle();
+        Ok(ticks)
+    })?;
+    Ok(vec![
+        Record::new(Figure::ForksOfTree, size, forks),
+        Record::new(Figure::FullForkOfTree, size, copies),
+    ])
+}

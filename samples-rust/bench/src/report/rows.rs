@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The goals, and what was measured against each.
+
+use super::fit::quadratic_share;
+use crate::record::{Figure, Measurements, Size};
+
+/// What a value should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    /// So much off 1 at most.
+    Same(f64),
+    /// Only told.
+    Told,
+}
+
+/// A value and its goal.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) figure: &'static str,
+    pub(crate) case: String,
+    pub(crate) goal: Goal,
+    pub(crate) value: f64,
+    /// What the ratio is of.
+    pub(crate) parts: String,
+}
+
+impl Row {
+    pub(crate) fn met(&self) -> bool {
+        match self.goal {
+            Goal::AtMost(most) => self.value <= most,
+            Goal::Same(off) => (self.value - 1.0).abs() <= off,
+            Goal::Told => true,
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // Counts are far below 2^52.
+pub(crate) fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// A ratio of two counts, and what they are.
+fn ratio(figure: &'static str, case: String, goal: Goal, part: u64, whole: u64) -> Row {
+    let parts = format!("{} / {}", thousands(part), thousands(whole));
+    Row { figure, case, goal, value: float(part) / float(whole), parts }
+}
+
+/// A count as people read it.
+fn thousands(count: u64) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..10_000_000 => format!("{}k", count / 1000),
+        _ => format!("{}M", count / 1_000_000),
+    }
+}
+
+impl Measurements {
+    pub(crate) fn median(&self, figure: Figure, size: Size) -> Option<u64> {
+        self.records
+            .iter()
+            .find(|record| record.figure == figure && record.size == size)
+            .map(crate::record::Record::median)
+    }
+
+    /// The sizes of which there is this figure.
+    pub(crate) fn sizes(&self, figure: Figure) -> impl Iterator<Item = Size> {
+        self.records.iter().filter(move |record| record.figure == figure).map(|record| record.size)
+    }
+
+    /// One `fork()` of the same process, and a thread creation for each further
+    /// thread.
+    pub(crate) fn floor(&self, size: Size) -> Option<u64> {
+        self.floor_of(Figure::Thread, size)
+    }
+
+    fn floor_of(&self, thread: Figure, size: Size) -> Option<u64> {
+        let fork = self.median(Figure::Fork, size)?;
+        if size.threads == 1 {
+            return Some(fork);
+        }
+        let threads = self.records.iter().find(|record| record.figure == thread)?;
+        let made: &[u64] = threads.samples.get(..size.threads as usize - 1)?;
+        Some(fork + made.iter().sum::<u64>())
+    }
+}
+
+/// A row for each goal of which something was measured.
+pub(crate) fn rows(runs: &[Measurements]) -> Vec<Row> {
+    let mut rows = vec![];
+    for run in runs {
+        threads(run, &mut rows);
+    }
+    for run in runs {
+        ordinary(run, &mut rows);
+    }
+    for run in runs {
+        still(run, &mut rows);
+    }
+    for run in runs {
+        trees(run, &mut rows);
+    }
+    for run in runs {
+        lines(run, &mut rows);
+    }
+    plain(runs, &mut rows);
+    for run in runs {
+        kernel_memory(run, &mut rows);
+        wall(run, &mut rows);
+        spawns(run, &mut rows);
+        criu(run, &mut rows);
+    }
+    rows
+}
+
+fn threads(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::FullFork).filter(|size| size.mb == 0) {
+        let (Some(copy), Some(floor)) = (run.median(Figure::FullFork, size), run.floor(size))
+        else {
+            continue;
+        };
+        let goal = match size.threads {
+            1 => Goal::AtMost(1.1),
+            2 | 8 | 64 | 512 | 4096 => Goal::AtMost(1.7),
+            _ => continue,
+        };
+        let case = format!("{} threads", size.threads);
+        let row = ratio("full fork / floor", case, goal, copy, floor);
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+}
+
+/// The same with what the threads do that are made, or let go.
+fn ordinary(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::FullForkOrdinary).filter(|size| size.mb == 0) {
+        let copy = run.median(Figure::FullForkOrdinary, size);
+        let floor = run.floor_of(Figure::ThreadOrdinary, size);
+        let (Some(copy), Some(floor), 8 | 64 | 512 | 4096) = (copy, floor, size.threads) else {
+            continue;
+        };
+        let case = format!("{} threads", size.threads);
+        let row = ratio("the same, ordinary caller", case, Goal::Told, copy, floor);
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+}
+
+fn still(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::StoodStill) {
+        let (Some(still), Some(floor)) = (run.median(Figure::StoodStill, size), run.floor(size))
+        else {
+            continue;
+        };
+        let case = format!("{} threads, {} MB", size.threads, size.mb);
+        rows.push(ratio("stand still / floor", case, Goal::AtMost(1.3), still, floor));
+    }
+}
+
+fn trees(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::FullForkOfTree) {
+        let copy = run.median(Figure::FullForkOfTree, size);
+        let forks = run.median(Figure::ForksOfTree, size);
+        let (Some(copy), Some(forks), 1 | 10 | 100 | 1000) = (copy, forks, size.processes) else {
+            continue;
+        };
+        let case = format!("{} processes", size.processes);
+        rows.push(ratio("tree / its plain forks", case, Goal::AtMost(1.15), copy, forks));
+    }
+}
+
+fn kernel_memory(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::MemoryOfReplicaThread) {
+        let replica = run.median(Figure::MemoryOfReplicaThread, size);
+        let thread = run.median(Figure::MemoryOfThread, size);
+        if let (Some(replica), Some(thread)) = (replica, thread) {
+            let case = format!("{} threads", size.threads);
+            let goal = Goal::Same(0.005);
+            rows.push(ratio("memory of replica / thread, bytes", case, goal, replica, thread));
+        }
+    }
+}
+
+fn wall(run: &Measurements, rows: &mut Vec<Row>) {
+    let least = |figure| run.records.iter().find(|record| record.figure == figure);
+    let (Some(two), Some(one)) = (least(Figure::OnTwoCpus), least(Figure::OnOneCpu)) else {
+        return;
+    };
+    let case = format!("{} threads", two.size.threads);
+    let what = "2 CPUs / 1, wall clock, ns";
+    rows.push(ratio(what, case, Goal::AtMost(0.7), two.least(), one.least()));
+}
+
+fn spawns(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::Spawn) {
+        let (Some(spawn), Some(floor)) = (run.median(Figure::Spawn, size), run.floor(size)) else {
+            continue;
+        };
+        let case = format!("{} threads, {} MB", size.threads, size.mb);
+        let row = if size.threads == 1 {
+            ratio("spawn of a snapshot / plain fork", case, Goal::AtMost(1.3), spawn, floor)
+        } else {
+            ratio("spawn of a snapshot / floor", case, Goal::Told, spawn, floor)
+        };
+        rows.push(row);
+    }
+}
+
+fn criu(run: &Measurements, rows: &mut Vec<Row>) {
+    for size in run.sizes(Figure::FullForkByPidfd) {
+        let dump = run.median(Figure::CriuDump, size);
+        let restore = run.median(Figure::CriuRestore, size);
+        let copy = run.median(Figure::FullForkByPidfd, size);
+        let (Some(dump), Some(restore), Some(copy)) = (dump, restore, copy) else { continue };
+        let case = match size.processes {
+            1 => format!("{} threads, {} MB", size.threads, size.mb),
+            processes => format!("{processes} processes"),
+        };
+        rows.push(ratio("CRIU / full fork", case, Goal::Told, dump + restore, copy));
+    }
+}
+
+/// Up to this share of the cost at the largest size, a line counts as straight.
+const STRAIGHT: f64 = 0.05;
+/// What is done once, and what is done by few only, bends the line before.
+const LINE_BEGINS: f64 = 10.0;
+
+fn lines(run: &Measurements, rows: &mut Vec<Row>) {
+    for (figure, what) in [(Figure::FullFork, "threads"), (Figure::FullForkOfTree, "processes")] {
+        let number = |size: Size| if what == "threads" { size.threads } else { size.processes };
+        let points: Vec<_> = run
+            .sizes(figure)
+            .filter(|size| size.mb == 0)
+            .filter_map(|size| Some((f64::from(number(size)), float(run.median(figure, size)?))))
+            .filter(|point| point.0 >= LINE_BEGINS)
+            .collect();
+        let most = points.iter().map(|point| point.0).fold(0.0, f64::max);
+        if most < 1000.0 {
+            continue;
+        }
+        if let Some(value) = quadratic_share(&points) {
+            rows.push(Row {
+                figure: "quadratic term's share of the cost",
+                case: format!("{most:.0} {what}"),
+                goal: Goal::AtMost(STRAIGHT),
+                value,
+                parts: format!("fit to {} points", points.len()),
+            });
+        }
+    }
+}
+
+fn plain(runs: &[Measurements], rows: &mut Vec<Row>) {
+    let figures = [
+        (Figure::Fork, "fork"),
+        (Figure::Vfork, "vfork"),
+        (Figure::PthreadCreate, "pthread_create"),
+        (Figure::Execve, "execve"),
+        (Figure::NullSyscall, "100 null system calls"),
+        (Figure::Signal, "100 signals delivered"),
+    ];
+    let size = Size::threads(1);
+    let is_plain = |run: &&Measurements| run.median(Figure::Signal, size).is_some();
+    let find = |kernel| runs.iter().filter(is_plain).find(|run| run.kernel == kernel);
+    let Some(base) = find("base") else { return };
+    for (kernel, what, goal) in [
+        ("fast", "ours / base, option on", Goal::Same(0.005)),
+        ("off", "ours / base, option off", Goal::Same(0.0)),
+    ] {
+        let Some(ours) = find(kernel) else { continue };
+        for (figure, name) in figures {
+            if let (Some(a), Some(b)) = (ours.median(figure, size), base.median(figure, size)) {
+                rows.push(ratio(what, name.to_owned(), goal, a, b));
+            }
+        }
+    }
+}
