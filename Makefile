@@ -1,11 +1,15 @@
 # Every target is a word of ci/run; variables go through the environment.
 TARGETS_OF_RUN := adopt base-tree bench bench-short build build-arm64 build-each compare \
-	expected-tests export fixed-point help image judge-tests kselftest lint lint-rust \
+	expected-tests export fixed-point fuzz help image judge-tests kselftest lint lint-rust \
 	negative rebase run shell test tree user-build user-guest user-lint \
 	user-test vm
 
 .PHONY: $(TARGETS_OF_RUN)
 .DEFAULT_GOAL := help
+
+# In a shell SECONDS counts by itself.
+FUZZ_SECONDS ?= $(SECONDS)
+export FUZZ_SECONDS SEED REPLAY TRIES MINIMISE
 
 export TARGETS CMD KERNEL BASE BASE_TARBALL TIMEOUT FORCE CPUS MEM ACCEL ICOUNT PROGRAMS
 
