@@ -3,6 +3,7 @@
 are checked, and a wrong one is fatal."""
 
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -132,7 +133,6 @@ def open_tar_xz(base, path):
 
 
 def tar_digest(base, path):
-    import hashlib
     stream, children = open_tar_xz(base, path)
     h = hashlib.sha256()
     while block := stream.read(1 << 20):
@@ -141,6 +141,16 @@ def tar_digest(base, path):
         if c.wait():
             raise Failure("%s does not hold %s" % (path, tar_member(base)))
     return h.hexdigest()
+
+
+def check_tar_digest(base, path):
+    """Of the tar.xz inside a package: who takes that one alone must get the
+    same, and linux/BASE is wrong if its two digests do not belong together."""
+    got = tar_digest(base, path)
+    if got != base["BASE_TAR_SHA256"]:
+        raise Failure("%s in %s has the wrong digest:\n  expected %s\n"
+                      "  found    %s" % (tar_member(base), path,
+                                         base["BASE_TAR_SHA256"], got))
 
 
 def describe(version):
@@ -182,6 +192,7 @@ def describe(version):
 
 def members(base, path):
     """The regular files and symlinks of the base: (name, mode, data, mtime)."""
+    check_tar_digest(base, path)
     stream, children = open_tar_xz(base, path)
     xz = subprocess.Popen(["xz", "-dc", "-T0"], stdin=stream,
                           stdout=subprocess.PIPE)

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import fetch
-from common import BUILD, Failure, run, say
+from common import BUILD, Failure, note, run, say
 
 GITDIR = os.path.join(BUILD, "base.git")
 TREE = os.path.join(BUILD, "linux")
@@ -112,6 +112,8 @@ def ensure_base(base):
     if not commit:
         import_base(base, tag)
         commit = resolve("refs/tags/" + tag)
+    elif os.environ.get("BASE_TARBALL"):
+        note("base: %s is there already, BASE_TARBALL is not looked at" % tag)
     return commit
 
 
