@@ -1,5 +1,5 @@
 # Every target is a word of ci/run; variables go through the environment.
-TARGETS_OF_RUN := adopt base-tree bench bench-short build build-arm64 build-each compare \
+TARGETS_OF_RUN := adopt base-tree bench bench-keep bench-short build build-arm64 build-each compare \
 	expected-tests export fixed-point fuzz help image judge-tests kselftest lint lint-rust \
 	negative rebase run shell test tree user-build user-guest user-lint \
 	user-test vm

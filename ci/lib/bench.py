@@ -4,17 +4,21 @@
 bench.py build    the program that measures, judges and draws
 bench.py all      every suite, or PROGRAMS of them; plots
 bench.py short    what a check needs
+bench.py keep     put the table and the plots into docs/
 
 Each boot leaves a JSON file in build/out/bench, or bench-short."""
 
+import glob
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import kselftest
 import user
 import vm
-from common import OUT, REPO, Failure, main, say, timed
+from common import OUT, REPO, Failure, Results, main, say, timed
 
 PROGRAM = os.path.join(user.TARGET, "release", "fullfork-bench")
 TIMEOUT = 1200
@@ -32,12 +36,20 @@ class Boot:
 
 
 BOOTS = [
-    Boot("copies", "fast", ["threads", "still", "trees"]),
+    Boot("copies", "fast", ["threads", "still", "trees", "kernel-memory",
+                            "snapshot"]),
+    Boot("criu", "fast", ["criu"]),
     Boot("plain-fast", "fast", ["plain"]),
     Boot("plain-base", "base", ["plain"]),
     Boot("plain-off", "off", ["plain"]),
+    Boot("holds", "trace", ["holds"]),
+    Boot("wall", "fast", ["wall"], counts=False),
 ]
-SHORT = [Boot("short", "fast", ["threads", "still", "trees"])]
+SHORT = [
+    Boot("copies", "fast", ["threads", "still", "trees"]),
+    Boot("plain-fast", "fast", ["plain"]),
+    Boot("plain-base", "base", ["plain"]),
+]
 
 
 def cmd_build():
@@ -82,12 +94,43 @@ def measure_and_judge(boots, directory, short):
             boot.suites = [s for s in boot.suites if s in only]
         if boot.suites:
             measure(boot, directory, short)
-    return subprocess.run([PROGRAM, "report", directory], check=False).returncode
+    cmd = [PROGRAM, "report", directory] + ([] if short else ["--draw"])
+    verdicts = os.path.join(directory, "rows.jsonl")
+    if os.path.exists(verdicts):
+        os.remove(verdicts)
+    status = subprocess.run(cmd, check=False).returncode
+    results = Results("bench-short" if short else "bench")
+    with open(verdicts, encoding="utf-8") as f:
+        for row in map(json.loads, f):
+            results.add(row["name"], row["ok"], row["detail"])
+    return results.write() or status
+
+
+def cmd_keep():
+    """What the last run left, as it is read in docs/."""
+    source = os.path.join(OUT, "bench")
+    plots = os.path.join(REPO, "docs/bench")
+    document = plots + ".md"
+    with open(document, encoding="utf-8") as f:
+        text = f.read()
+    with open(os.path.join(source, "table.md"), encoding="utf-8") as f:
+        table = f.read()
+    head, begin, rest = text.partition("<!-- table -->\n")
+    _, end, tail = rest.partition("<!-- end of table -->\n")
+    if not (begin and end):
+        raise Failure("%s has no marks of a table" % document)
+    os.makedirs(plots, exist_ok=True)
+    for path in glob.glob(source + "/*.svg") + glob.glob(source + "/*.png"):
+        shutil.copyfile(path, os.path.join(plots, os.path.basename(path)))
+    with open(document, "w", encoding="utf-8") as f:
+        f.write(head + begin + table + end + tail)
+    return 0
 
 
 def command(argv):
     commands = {
         "build": cmd_build,
+        "keep": cmd_keep,
         "all": lambda: measure_and_judge(
             BOOTS, os.path.join(OUT, "bench"), False),
         "short": lambda: measure_and_judge(

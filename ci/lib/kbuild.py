@@ -23,11 +23,12 @@ FRAGMENTS = {
     "kcsan": ["common", "kcsan"],
     "base": ["common", "fast"],
     "off": ["common", "fast", "off"],
+    "trace": ["common", "fast", "trace"],
     "each": ["common", "fast"],
     "arm64": ["arm64"],
 }
 # base and off must not ask for the feature.
-WITH_FULLFORK = ("fast", "debug", "kcsan", "each", "arm64")
+WITH_FULLFORK = ("fast", "debug", "kcsan", "trace", "each", "arm64")
 # They check what they do at every step: built with clang, and slow.
 CHECKED = ("debug", "kcsan")
 CROSS = "aarch64-linux-gnu-"

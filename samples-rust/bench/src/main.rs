@@ -51,6 +51,9 @@ enum Command {
     Report {
         /// Where the files of `measure` are
         directory: PathBuf,
+        /// Leave the table and plots there too, as Markdown, SVG and PNG
+        #[arg(long)]
+        draw: bool,
     },
     /// What a process does that this program made to be copied
     #[command(hide = true)]
@@ -72,13 +75,13 @@ fn measure(out: PathBuf, kernel: String, short: bool, suites: Vec<Suite>) -> Fal
     Ok(())
 }
 
-fn report(directory: &Path) -> Fallible<()> {
-    if report::report(directory)? { Ok(()) } else { Err("not every goal is met".into()) }
+fn report(directory: &Path, draw: bool) -> Fallible<()> {
+    if report::report(directory, draw)? { Ok(()) } else { Err("not every goal is met".into()) }
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Report { directory } => report(&directory),
+        Command::Report { directory, draw } => report(&directory, draw),
         Command::Measure { out, kernel, short, suites } => measure(out, kernel, short, suites),
         Command::Work { order } => measure::work(&order),
     };

@@ -19,6 +19,10 @@ pub(crate) enum Figure {
     FullForkByPidfd,
     /// A plain `fork()` of the same process.
     Fork,
+    /// A full fork of a process whose memory is in huge pages.
+    FullForkHuge,
+    /// A plain fork of that.
+    ForkHuge,
     /// The plain forks of all processes of a tree, added up.
     ForksOfTree,
     /// Raw `clone3()` of one thread more; a sample for each, in their order.
@@ -53,6 +57,18 @@ pub(crate) enum Figure {
     MemoryOfThread,
     /// Kernel memory of a replica, for each thread but the leader.
     MemoryOfReplicaThread,
+    /// The longest that `tasklist_lock` is held for writing.
+    WriteHold,
+    /// The same by `fork()` and thread creation.
+    WriteHoldOfFork,
+    /// The longest that `tasklist_lock` is held for reading.
+    ReadHold,
+    /// The same by `fork()` and thread creation.
+    ReadHoldOfFork,
+    /// The longest that interrupts are off.
+    IrqsOff,
+    /// The same by `fork()` and thread creation.
+    IrqsOffOfFork,
     /// A running copy of a snapshot, until the call returns.
     Spawn,
     /// `criu dump --leave-running`.

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::program::Program;
+use super::subject::run_before_others;
 use super::{Fallible, raw, work};
 use crate::record::{Figure, Record, Size};
 
@@ -21,6 +22,7 @@ const RESTORE: &[&str] = &["restore", "--restore-detached"];
 
 pub(super) fn measure() -> Fallible<Vec<Record>> {
     set_child_subreaper(Some(getpid()))?;
+    run_before_others()?;
     let sizes = [
         Size::threads(8),
         Size::threads(100),

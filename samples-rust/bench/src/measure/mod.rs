@@ -4,6 +4,7 @@
 //! made for it: this program again, with another command line.
 
 mod criu;
+mod holds;
 mod kernel_memory;
 mod plain;
 mod program;

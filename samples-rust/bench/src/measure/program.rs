@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fullfork::{Builder, Scope, Signal, Tids, open_pidfd};
 
-use super::subject::{Tree, become_threads, take_memory};
+use super::subject::{Pages, Tree, become_threads, take_memory};
 use super::{Fallible, Work, raw, work};
 use crate::record::{Record, Size};
 
@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 1_000_000;
 /// Is it, until it is killed.
 pub(super) fn wait(size: Size) -> Fallible<Vec<Record>> {
     rustix::process::setsid()?;
-    take_memory(size.mb)?;
+    take_memory(size.mb, Pages::Small)?;
     let tree = if size.processes > 1 {
         Some(Tree::grow(size.processes)?)
     } else {

@@ -5,6 +5,7 @@
 use fullfork::{Relation, Signal, SnapshotOptions, SnapshotStore, SpawnOptions};
 
 use super::program::Program;
+use super::subject::run_before_others;
 use super::{Fallible, Work, in_new_process, raw, work};
 use crate::record::{Figure, Record, Size};
 
@@ -29,6 +30,7 @@ fn spawns(size: Size) -> Fallible<Vec<u64>> {
         ..SpawnOptions::default()
     };
     let mut samples = vec![];
+    run_before_others()?;
     for _ in 0..=SAMPLES {
         let before = raw::ticks();
         let copy = snapshot.spawn(options)?;

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -65,8 +65,15 @@ pub(crate) fn become_threads(threads: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Maps so many megabytes in small pages, and writes to each page.
-pub(crate) fn take_memory(mb: u32) -> io::Result<()> {
+/// Which pages memory is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    Small,
+    Huge,
+}
+
+/// Maps so many megabytes, and writes to each page.
+pub(crate) fn take_memory(mb: u32, pages: Pages) -> io::Result<()> {
     let size = (mb as usize) << 20;
     if size == 0 {
         return Ok(());
@@ -78,9 +85,13 @@ pub(crate) fn take_memory(mb: u32) -> io::Result<()> {
     if area == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
+    let advice = match pages {
+        Pages::Small => libc::MADV_NOHUGEPAGE,
+        Pages::Huge => libc::MADV_HUGEPAGE,
+    };
     // SAFETY: this memory was just mapped, and nobody else knows of it.
     unsafe {
-        if libc::madvise(area, size, libc::MADV_NOHUGEPAGE) != 0 {
+        if libc::madvise(area, size, advice) != 0 {
             return Err(io::Error::last_os_error());
         }
         for page in (0..size).step_by(4096) {
@@ -121,13 +132,14 @@ fn shared_nodes(processes: u32) -> io::Result<&'static [Node]> {
 /// and leads a process group that all are in.
 pub(crate) struct Tree {
     nodes: &'static [Node],
+    replica: AtomicI32,
 }
 
 const FAN_OUT: usize = 10;
 
 impl Tree {
     pub(crate) fn grow(processes: u32) -> io::Result<Self> {
-        let tree = Self { nodes: shared_nodes(processes)? };
+        let tree = Self { nodes: shared_nodes(processes)?, replica: AtomicI32::new(0) };
         // SAFETY: these two concern this process, and touch no memory.
         unsafe {
             libc::setpgid(0, 0);
@@ -207,16 +219,22 @@ impl Tree {
         Ok(sum)
     }
 
-    /// A full fork of all, and the end of the replicas.
-    pub(crate) fn full_fork(&self) -> io::Result<u64> {
+    /// A full fork of all.
+    pub(crate) fn begin_full_fork(&self) -> io::Result<u64> {
         let replica = raw::full_fork(raw::CLONE_SUBTREE)?;
+        self.replica.store(replica.pid, Ordering::Relaxed);
+        Ok(replica.ticks)
+    }
+
+    /// The end of its replicas.
+    pub(crate) fn end_full_fork(&self) -> io::Result<()> {
         // SAFETY: no memory is touched. The replica leads a group of its own, in
         // which all replicas are.
-        unsafe { libc::kill(-replica.pid, libc::SIGKILL) };
+        unsafe { libc::kill(-self.replica.load(Ordering::Relaxed), libc::SIGKILL) };
         for _ in self.nodes {
             raw::reap()?;
         }
-        Ok(replica.ticks)
+        Ok(())
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Suite {
     Snapshot,
     /// The same programs with CRIU.
     Criu,
+    /// How long locks are held, and interrupts off; needs a kernel that tells.
+    Holds,
     /// Two CPUs against one, by the clock on the wall.
     Wall,
 }
@@ -39,12 +41,13 @@ fn samples(threads_or_processes: u32) -> usize {
 /// Measures it; the short form is for a check, not for plots.
 pub(crate) fn run(suite: Suite, short: bool) -> Fallible<Vec<Record>> {
     match suite {
-        Suite::Threads => threads(if short { &[1, 2, 8, 64] } else { THREADS }),
-        Suite::Still => still(if short { &[0, 100] } else { &[0, 100, 1000] }),
-        Suite::Trees => trees(if short { &[1, 10] } else { &[1, 3, 10, 30, 100, 300, 1000] }),
+        Suite::Threads => threads(if short { &[1, 2, 8, 64, 512] } else { THREADS }),
+        Suite::Still => still(if short { &[0, 100] } else { &[0, 10, 100, 1000] }, short),
+        Suite::Trees => trees(if short { &[1, 10, 100] } else { &[1, 3, 10, 30, 100, 300, 1000] }),
         Suite::KernelMemory => in_new_process(Work::KernelMemory { threads: 1000 }),
         Suite::Snapshot => snapshot::measure(),
         Suite::Criu => criu::measure(),
+        Suite::Holds => holds(),
         Suite::Wall => in_new_process(Work::Wall { threads: 512, samples: 15 }),
         Suite::Plain => in_new_process(Work::Plain { samples: if short { 51 } else { 201 } }),
     }
@@ -65,7 +68,7 @@ fn threads(counts: &[u32]) -> Fallible<Vec<Record>> {
     Ok(records)
 }
 
-fn still(megabytes: &[u32]) -> Fallible<Vec<Record>> {
+fn still(megabytes: &[u32], short: bool) -> Fallible<Vec<Record>> {
     let mut records = vec![];
     for &mb in megabytes {
         for threads in [8, 64] {
@@ -74,6 +77,28 @@ fn still(megabytes: &[u32]) -> Fallible<Vec<Record>> {
             records.extend(in_new_process(Work::Copies { size, samples })?);
             records.extend(in_new_process(Work::TracedCopies { size, samples })?);
         }
+    }
+    if !short {
+        for mb in [100, 1000] {
+            let size = Size::threads(8).with_mb(mb);
+            records.extend(in_new_process(Work::HugeCopies { size, samples: 3 })?);
+        }
+        // The phases of other sizes.
+        for threads in [1, 512, 4096] {
+            let (size, samples) = (Size::threads(threads), samples(threads));
+            records.extend(in_new_process(Work::TracedCopies { size, samples })?);
+        }
+    }
+    Ok(records)
+}
+
+fn holds() -> Fallible<Vec<Record>> {
+    let mut records = vec![];
+    for threads in [8, 64, 512] {
+        records.extend(in_new_process(Work::Holds { size: Size::threads(threads) })?);
+    }
+    for processes in [10, 100] {
+        records.extend(in_new_process(Work::Holds { size: Size::processes(processes) })?);
     }
     Ok(records)
 }

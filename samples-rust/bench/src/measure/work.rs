@@ -4,9 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::subject::{Tree, become_threads, end, never, run_before_others, settle, take_memory};
+use super::subject::{
+    Pages, Tree, become_threads, end, never, run_before_others, settle, take_memory,
+};
 use super::trace::Trace;
-use super::{Fallible, kernel_memory, plain, program, raw, wall};
+use super::{Fallible, holds, kernel_memory, plain, program, raw, wall};
 use crate::record::{Figure, Record, Size};
 
 /// An order to a new process; it prints the records that it makes.
@@ -15,6 +17,8 @@ use crate::record::{Figure, Record, Size};
 pub(crate) enum Work {
     /// Full forks and forks of this size.
     Copies { size: Size, samples: usize },
+    /// The same with the memory in huge pages.
+    HugeCopies { size: Size, samples: usize },
     /// The same full forks, with what the tracepoints say.
     TracedCopies { size: Size, samples: usize },
     /// Makes so many threads.
@@ -27,6 +31,8 @@ pub(crate) enum Work {
     Wall { threads: u32, samples: usize },
     /// Kernel memory of threads and of replicas.
     KernelMemory { threads: u32 },
+    /// How long others are kept off.
+    Holds { size: Size },
     /// Is a process, or tree, of this size until it is killed.
     Wait { size: Size },
 }
@@ -35,10 +41,12 @@ pub(crate) enum Work {
 pub(crate) fn work(order: &str) -> Fallible<()> {
     let records = match serde_json::from_str(order)? {
         Work::Copies { size, samples } => copies(size, samples)?,
+        Work::HugeCopies { size, samples } => huge_copies(size, samples)?,
         Work::TracedCopies { size, samples } => traced_copies(size, samples)?,
         Work::Threads { count, ordinary } => threads(count, ordinary)?,
         Work::Trees { size, samples } => trees(size, samples)?,
         Work::Plain { samples } => plain::measure(samples)?,
+        Work::Holds { size } => holds::measure(size)?,
         Work::Wait { size } => program::wait(size)?,
         Work::Wall { threads, samples } => wall::measure(threads, samples)?,
         Work::KernelMemory { threads } => kernel_memory::measure(threads)?,
@@ -77,7 +85,7 @@ fn fork() -> Fallible<u64> {
 }
 
 fn copies(size: Size, samples: usize) -> Fallible<Vec<Record>> {
-    take_memory(size.mb)?;
+    take_memory(size.mb, Pages::Small)?;
     become_threads(size.threads)?;
     let ordinary = repeat(samples, copy)?;
     run_before_others()?;
@@ -88,8 +96,18 @@ fn copies(size: Size, samples: usize) -> Fallible<Vec<Record>> {
     ])
 }
 
+fn huge_copies(size: Size, samples: usize) -> Fallible<Vec<Record>> {
+    take_memory(size.mb, Pages::Huge)?;
+    become_threads(size.threads)?;
+    run_before_others()?;
+    Ok(vec![
+        Record::new(Figure::ForkHuge, size, repeat(samples, fork)?),
+        Record::new(Figure::FullForkHuge, size, repeat(samples, copy)?),
+    ])
+}
+
 fn traced_copies(size: Size, samples: usize) -> Fallible<Vec<Record>> {
-    take_memory(size.mb)?;
+    take_memory(size.mb, Pages::Small)?;
     become_threads(size.threads)?;
     run_before_others()?;
     let trace = Trace::start()?;
@@ -130,7 +148,8 @@ fn trees(size: Size, samples: usize) -> Fallible<Vec<Record>> {
     let forks = repeat(1, || Ok(tree.forks()?))?;
     run_before_others()?;
     let copies = repeat(samples, || {
-        let ticks = tree.full_fork()?;
+        let ticks = tree.begin_full_fork()?;
+        tree.end_full_fork()?;
         settle();
         Ok(ticks)
     })?;

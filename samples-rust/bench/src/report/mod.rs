@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Judges what was measured: a row for each goal.
+//! Judges what was measured, a row for each goal, and draws it.
 
 mod fit;
+mod plot;
+mod plots;
 mod rows;
 mod table;
 
@@ -13,14 +15,23 @@ use std::path::Path;
 use crate::measure::Fallible;
 use crate::record::Measurements;
 
-/// Prints the table; says whether every goal is met.
-pub(crate) fn report(directory: &Path) -> Fallible<bool> {
+/// Prints the table; says whether every goal is met. The verdicts, and if it is to
+/// draw the table and the plots, are put where the measurements are.
+pub(crate) fn report(directory: &Path, draw: bool) -> Fallible<bool> {
     let runs = load(directory)?;
     let rows = rows::rows(&runs);
     if rows.is_empty() {
         return Err(format!("{}: nothing was measured", directory.display()).into());
     }
     print!("{}", table::text(&rows));
+    fs::write(directory.join("rows.jsonl"), table::json_lines(&rows)?)?;
+    if draw {
+        fs::write(directory.join("table.md"), table::markdown(&rows))?;
+        plot::load_font()?;
+        for plot in plots::plots(&runs) {
+            plot.write(directory)?;
+        }
+    }
     Ok(rows.iter().all(rows::Row::met))
 }
 

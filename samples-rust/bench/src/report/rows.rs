@@ -36,6 +36,16 @@ impl Row {
     }
 }
 
+fn case(size: Size) -> String {
+    match size {
+        Size { processes: 2.., .. } => format!("{} processes", size.processes),
+        Size { threads: 1, mb: 0, .. } => "1 thread".to_owned(),
+        Size { mb: 0, .. } => format!("{} threads", size.threads),
+        Size { threads: 1, .. } => format!("1 thread, {} MB", size.mb),
+        _ => format!("{} threads, {} MB", size.threads, size.mb),
+    }
+}
+
 #[allow(clippy::cast_precision_loss)] // Counts are far below 2^52.
 pub(crate) fn float(count: u64) -> f64 {
     count as f64
@@ -104,6 +114,9 @@ pub(crate) fn rows(runs: &[Measurements]) -> Vec<Row> {
     for run in runs {
         lines(run, &mut rows);
     }
+    for run in runs {
+        holds(run, &mut rows);
+    }
     plain(runs, &mut rows);
     for run in runs {
         kernel_memory(run, &mut rows);
@@ -125,7 +138,7 @@ fn threads(run: &Measurements, rows: &mut Vec<Row>) {
             2 | 8 | 64 | 512 | 4096 => Goal::AtMost(1.7),
             _ => continue,
         };
-        let case = format!("{} threads", size.threads);
+        let case = case(size);
         let row = ratio("full fork / floor", case, goal, copy, floor);
         if !rows.contains(&row) {
             rows.push(row);
@@ -141,7 +154,7 @@ fn ordinary(run: &Measurements, rows: &mut Vec<Row>) {
         let (Some(copy), Some(floor), 8 | 64 | 512 | 4096) = (copy, floor, size.threads) else {
             continue;
         };
-        let case = format!("{} threads", size.threads);
+        let case = case(size);
         let row = ratio("the same, ordinary caller", case, Goal::Told, copy, floor);
         if !rows.contains(&row) {
             rows.push(row);
@@ -155,7 +168,7 @@ fn still(run: &Measurements, rows: &mut Vec<Row>) {
         else {
             continue;
         };
-        let case = format!("{} threads, {} MB", size.threads, size.mb);
+        let case = case(size);
         rows.push(ratio("stand still / floor", case, Goal::AtMost(1.3), still, floor));
     }
 }
@@ -172,12 +185,29 @@ fn trees(run: &Measurements, rows: &mut Vec<Row>) {
     }
 }
 
+/// What one step more may be longer than another is.
+const STEP: f64 = 1.1;
+
+fn holds(run: &Measurements, rows: &mut Vec<Row>) {
+    for (what, figure, own) in [
+        ("tasklist_lock write hold / fork's", Figure::WriteHold, Figure::WriteHoldOfFork),
+        ("tasklist_lock read hold / fork's write", Figure::ReadHold, Figure::WriteHoldOfFork),
+        ("interrupts off / fork's", Figure::IrqsOff, Figure::IrqsOffOfFork),
+    ] {
+        for size in run.sizes(figure) {
+            if let (Some(copy), Some(own)) = (run.median(figure, size), run.median(own, size)) {
+                rows.push(ratio(what, case(size), Goal::AtMost(STEP), copy, own));
+            }
+        }
+    }
+}
+
 fn kernel_memory(run: &Measurements, rows: &mut Vec<Row>) {
     for size in run.sizes(Figure::MemoryOfReplicaThread) {
         let replica = run.median(Figure::MemoryOfReplicaThread, size);
         let thread = run.median(Figure::MemoryOfThread, size);
         if let (Some(replica), Some(thread)) = (replica, thread) {
-            let case = format!("{} threads", size.threads);
+            let case = case(size);
             let goal = Goal::Same(0.005);
             rows.push(ratio("memory of replica / thread, bytes", case, goal, replica, thread));
         }
@@ -199,7 +229,7 @@ fn spawns(run: &Measurements, rows: &mut Vec<Row>) {
         let (Some(spawn), Some(floor)) = (run.median(Figure::Spawn, size), run.floor(size)) else {
             continue;
         };
-        let case = format!("{} threads, {} MB", size.threads, size.mb);
+        let case = case(size);
         let row = if size.threads == 1 {
             ratio("spawn of a snapshot / plain fork", case, Goal::AtMost(1.3), spawn, floor)
         } else {
@@ -215,11 +245,7 @@ fn criu(run: &Measurements, rows: &mut Vec<Row>) {
         let restore = run.median(Figure::CriuRestore, size);
         let copy = run.median(Figure::FullForkByPidfd, size);
         let (Some(dump), Some(restore), Some(copy)) = (dump, restore, copy) else { continue };
-        let case = match size.processes {
-            1 => format!("{} threads, {} MB", size.threads, size.mb),
-            processes => format!("{processes} processes"),
-        };
-        rows.push(ratio("CRIU / full fork", case, Goal::Told, dump + restore, copy));
+        rows.push(ratio("CRIU / full fork", case(size), Goal::Told, dump + restore, copy));
     }
 }
 
@@ -276,5 +302,79 @@ fn plain(runs: &[Measurements], rows: &mut Vec<Row>) {
                 rows.push(ratio(what, name.to_owned(), goal, a, b));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    fn run(kernel: &str, records: Vec<Record>) -> Measurements {
+        Measurements { kernel: kernel.to_owned(), cpus: 1, records }
+    }
+
+    fn copies(threads: u32, copy: u64) -> Measurements {
+        let size = Size::threads(threads);
+        run(
+            "fast",
+            vec![
+                Record::new(Figure::Thread, Size::threads(4), vec![10, 20, 30]),
+                Record::new(Figure::Fork, size, vec![99, 100, 101]),
+                Record::new(Figure::FullFork, size, vec![copy]),
+            ],
+        )
+    }
+
+    fn verdicts(run: Measurements) -> Vec<(f64, bool)> {
+        rows(&[run]).iter().map(|row| (row.value, row.met())).collect()
+    }
+
+    #[test]
+    fn the_floor_is_a_fork_and_the_first_threads() {
+        assert_eq!(copies(1, 0).floor(Size::threads(1)), Some(100));
+        assert_eq!(copies(3, 0).floor(Size::threads(3)), Some(130));
+        // More were not made.
+        assert_eq!(copies(5, 0).floor(Size::threads(5)), None);
+    }
+
+    #[test]
+    fn is_over_its_goal_or_not() {
+        assert_eq!(verdicts(copies(1, 110)), [(1.1, true)]);
+        assert_eq!(verdicts(copies(1, 111)), [(1.11, false)]);
+        assert_eq!(verdicts(copies(2, 187)), [(1.7, true)]);
+        assert_eq!(verdicts(copies(2, 188)).iter().filter(|row| row.1).count(), 0);
+    }
+
+    #[test]
+    fn one_instruction_more_is_not_the_same() {
+        let size = Size::threads(1);
+        let plain = |kernel, count| {
+            run(
+                kernel,
+                vec![
+                    Record::new(Figure::Signal, size, vec![count]),
+                    Record::new(Figure::Fork, size, vec![count]),
+                ],
+            )
+        };
+        let judge = |fast, off| {
+            let runs = [plain("fast", fast), plain("off", off), plain("base", 1000)];
+            rows(&runs).iter().map(Row::met).collect::<Vec<_>>()
+        };
+        assert_eq!(judge(1005, 1000), [true; 4]);
+        assert_eq!(judge(1006, 1001), [false; 4]);
+    }
+
+    #[test]
+    fn a_curve_is_no_line() {
+        let line = |cost: fn(u64) -> u64| {
+            let sizes = [16, 64, 256, 1024, 2048].map(|threads| {
+                Record::new(Figure::FullFork, Size::threads(threads), vec![cost(threads.into())])
+            });
+            verdicts(run("fast", sizes.to_vec())).iter().map(|row| row.1).collect::<Vec<_>>()
+        };
+        assert_eq!(line(|threads| 100_000 + 20_000 * threads), [true]);
+        assert_eq!(line(|threads| 100_000 + 20_000 * threads + 2 * threads * threads), [false]);
     }
 }

@@ -25,19 +25,21 @@ fn verdict(row: &Row) -> &'static str {
 
 const HEAD: [&str; 6] = ["figure", "case", "value", "goal", "", "instructions"];
 
+fn cells(row: &Row) -> [String; 6] {
+    [
+        row.figure.to_owned(),
+        row.case.clone(),
+        format!("{:.3}", row.value),
+        goal(row.goal),
+        verdict(row).to_owned(),
+        row.parts.clone(),
+    ]
+}
+
 /// For a terminal.
 pub(crate) fn text(rows: &[Row]) -> String {
     let mut lines = vec![HEAD.map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
-        [
-            row.figure.to_owned(),
-            row.case.clone(),
-            format!("{:.3}", row.value),
-            goal(row.goal),
-            verdict(row).to_owned(),
-            row.parts.clone(),
-        ]
-    }));
+    lines.extend(rows.iter().map(cells));
     let widths: Vec<_> = (0..HEAD.len())
         .map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0))
         .collect();
@@ -52,4 +54,29 @@ pub(crate) fn text(rows: &[Row]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// For the document.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut text = format!("| {} |\n|---|---|---|---|---|---|\n", HEAD.join(" | "));
+    for row in rows {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} |", cells(row).join(" | "));
+    }
+    text
+}
+
+/// For those who count what failed.
+pub(crate) fn json_lines(rows: &[Row]) -> serde_json::Result<String> {
+    let mut text = String::new();
+    for row in rows {
+        let line = serde_json::json!({
+            "name": format!("{}: {}", row.figure, row.case),
+            "ok": row.met(),
+            "detail": format!("{:.3}, goal: {} ({})", row.value, goal(row.goal), row.parts),
+        });
+        text.push_str(&serde_json::to_string(&line)?);
+        text.push('\n');
+    }
+    Ok(text)
 }
