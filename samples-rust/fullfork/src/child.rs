@@ -60,7 +60,7 @@ pub enum Event {
 }
 
 /// Children with any exit signal, those without one as well.
-const ANY_EXIT_SIGNAL: WaitIdOptions = WaitIdOptions::from_bits_retain(0x4000_0000);
+pub(crate) const ANY_EXIT_SIGNAL: WaitIdOptions = WaitIdOptions::from_bits_retain(0x4000_0000);
 
 impl Child {
     pub(crate) fn new(pid: u32, pidfd: OwnedFd, tid_map: TidMap) -> Self {
@@ -142,7 +142,7 @@ impl AsFd for Child {
     }
 }
 
-fn event(status: &WaitIdStatus) -> Option<Event> {
+pub(crate) fn event(status: &WaitIdStatus) -> Option<Event> {
     const CORE_DUMPED: i32 = 0x80;
     if let Some(signal) = status.stopping_signal() {
         return Some(Event::Stopped(signal));

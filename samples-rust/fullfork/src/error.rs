@@ -14,6 +14,12 @@ pub enum Operation {
     Fork,
     /// Copying another process or tree: [`Builder::copy`](crate::Builder::copy).
     Copy,
+    /// Moving into a child: [`Options::start`](crate::sfork::Options::start).
+    Sfork,
+    /// Running a program: [`Subprocess::exec`](crate::sfork::Subprocess::exec).
+    Exec,
+    /// Leaving a child: [`Subprocess::exit`](crate::sfork::Subprocess::exit).
+    Exit,
     /// Opening a pidfd.
     OpenPidfd,
     /// Waiting for a copy.
@@ -39,6 +45,9 @@ impl fmt::Display for Operation {
         f.write_str(match self {
             Self::Fork => "full fork",
             Self::Copy => "full fork from outside",
+            Self::Sfork => "sfork",
+            Self::Exec => "exec",
+            Self::Exit => "exit",
             Self::OpenPidfd => "opening a pidfd",
             Self::Wait => "waiting for the copy",
             Self::Signal => "sending a signal to the copy",
@@ -108,6 +117,9 @@ const fn explain(operation: Operation, errno: Errno) -> Option<&'static str> {
         },
         Operation::List | Operation::Processes | Operation::Drop => explain_device(errno),
         Operation::OpenDevice => explain_open(errno),
+        Operation::Sfork => explain_sfork(errno),
+        Operation::Exec => explain_exec(errno),
+        Operation::Exit => explain_left(errno),
         Operation::OpenPidfd => match errno {
             Errno::ESRCH => Some("there is no such process"),
             _ => None,
@@ -134,6 +146,39 @@ const fn explain_copy(errno: Errno) -> Option<&'static str> {
         Errno::ENOSYS => "the kernel has no clone3(), or it is filtered",
         _ => return None,
     })
+}
+
+const fn explain_sfork(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::EINVAL => "the kernel does not know CLONE_SFORK, or these flags contradict it",
+        Errno::EPERM => "a namespace, or the cgroup, needs a capability",
+        Errno::EAGAIN => "a limit on processes",
+        Errno::ENOMEM => "not enough memory, or the PID namespace is ending",
+        Errno::EBADF => "not a directory of a cgroup",
+        Errno::EOPNOTSUPP => "the thread has registers that cannot go with it, a shadow stack say",
+        Errno::ENOSPC => "too many, or too deeply nested, namespaces",
+        Errno::ENOSYS => "the kernel has no clone3(), or it is filtered",
+        _ => return None,
+    })
+}
+
+const fn explain_exec(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::ENOENT => "there is no such program, or its interpreter is missing",
+        Errno::EACCES => "it may not be executed",
+        Errno::ENOEXEC => "it is of no format that this kernel runs",
+        Errno::E2BIG => "arguments and environment are too large",
+        Errno::EINVAL => "a zero byte in a name or argument, or a mangled program",
+        _ => return explain_left(errno),
+    })
+}
+
+const fn explain_left(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::ESRCH => Some("the thread is not in this child any more"),
+        Errno::EBUSY => Some("the thread is in a child of this child"),
+        _ => None,
+    }
 }
 
 const fn explain_device(errno: Errno) -> Option<&'static str> {

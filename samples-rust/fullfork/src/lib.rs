@@ -15,6 +15,7 @@
 //! | [`Builder`] | what to copy, and how: [`Builder::fork`] from inside, [`Builder::copy`] from outside |
 //! | [`Child`] | the replica, as its maker holds it |
 //! | [`SnapshotStore`], [`Snapshot`] | stopped copies from which running ones are made, of the sample driver |
+//! | [`sfork`] | start programs: the calling thread itself moves into the child, and back |
 //! | [`Error`] | what was tried, and what the kernel answered |
 //!
 //! # From outside
@@ -71,6 +72,7 @@ mod error;
 mod flags;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod sfork;
 mod snapshot;
 mod support;
 mod sys;

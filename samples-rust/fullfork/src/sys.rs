@@ -3,11 +3,12 @@
 //! What crosses into the kernel: `clone3()` and `ioctl()`, and the layouts of what
 //! they are given. No other file calls the kernel but through safe wrappers.
 
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::Errno;
+use crate::{Errno, Flags};
 
 /// `struct clone_args` with the fields of full fork.
 #[repr(C, align(8))]
@@ -80,6 +81,80 @@ pub(crate) unsafe fn clone3(args: &CloneArgs) -> Result<u32, Errno> {
     // caller.
     let ret = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(args), size) };
     u32::try_from(ret).map_err(|_| Errno::last())
+}
+
+const SFORK: u64 = Flags::SFORK.bits() | (libc::CLONE_VM | libc::CLONE_VFORK).unsigned_abs() as u64;
+
+/// Moves the calling thread into a child, and returns there, once.
+///
+/// # Safety
+///
+/// What [`Options::start`](crate::sfork::Options::start) demands.
+pub(crate) unsafe fn sfork(flags: u64, exit_signal: u32, cgroup: u64) -> Result<(), Errno> {
+    let exit_signal = u64::from(exit_signal);
+    let args = CloneArgs { flags: flags | SFORK, exit_signal, cgroup, ..CloneArgs::default() };
+    // SAFETY: it has no address. A kernel that does not know the flag makes no
+    // process, and one that knows it returns in the child alone. The rest is promised
+    // by the caller.
+    match unsafe { clone3(&args) }? {
+        0 => Ok(()),
+        // It would be a vfork() whose child has used this very stack.
+        _ => std::process::abort(),
+    }
+}
+
+/// `execve()`, which returns a PID behind `sfork()`, in the parent.
+///
+/// This and `exit_group()` are calls of a function and not inline assembly for a
+/// reason: the thread comes back with the vector registers that the parent had, and
+/// the compiler knows of a function that it may clobber them.
+pub(crate) fn execve(
+    path: &CStr,
+    arguments: &[CString],
+    environment: &[CString],
+) -> Result<u32, Errno> {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    let (argv, envp) = (arguments.as_ptr(), environment.as_ptr());
+    // SAFETY: all are strings with a zero at the end, and arrays of them with a null
+    // at the end, which live until the call returns.
+    let ret = unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv, envp) };
+    u32::try_from(ret).map_err(|_| Errno::last())
+}
+
+/// Sets a signal to its default action if it is ignored, and tells whether it was.
+pub(crate) fn unignore(signal: i32) -> bool {
+    // SAFETY: the first call only writes to `action`, which has the right size and for
+    // which zeros are a value; the default action is no code of this program.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0
+            || action.sa_sigaction != libc::SIG_IGN
+        {
+            return false;
+        }
+        libc::signal(signal, libc::SIG_DFL) != libc::SIG_ERR
+    }
+}
+
+/// Ignores a signal.
+pub(crate) fn ignore(signal: i32) {
+    // SAFETY: it is no code of this program.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    let end = std::iter::once(std::ptr::null());
+    strings.iter().map(|string| string.as_ptr()).chain(end).collect()
+}
+
+/// `exit_group()`, which returns a PID behind `sfork()`, in the parent.
+///
+/// The C library's `_exit()` does not expect that it returns, and stops the
+/// parent by an instruction that faults.
+pub(crate) fn exit_group(status: i32) -> u32 {
+    // SAFETY: it takes no address.
+    let ret = unsafe { libc::syscall(libc::SYS_exit_group, libc::c_long::from(status)) };
+    u32::try_from(ret).unwrap_or(0)
 }
 
 /// Ends the calling process at once: no handler runs, no buffer is written.
