@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Build, test and judge the Rust workspace samples-rust with Debian's cargo.
+"""Build, test and judge the Rust workspace samples-rust with Debian's cargo, and the
+Python package in it.
 
 user.py fetch    get the crates of Cargo.lock; nothing where they are there
-user.py build    the command, the tests of the guest, the examples
+user.py build    the command, the tests of the guest, the examples, the wheel
 user.py test     the tests that need no kernel
 user.py lint     format, clippy, documentation, man pages, completions
 user.py guest    the tests of the guest on KERNEL; a skip is a failure"""
 
+import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +27,10 @@ TARGET = os.path.join(OUT, "user")
 HOME = os.path.join(OUT, "cargo")
 BINARIES = os.path.join(TARGET, "debug")
 TEST_PROGRAM = "fullfork-guest-tests"
+PACKAGE = os.path.join(WORKSPACE, "fullfork-python")
+# The wheel, and the package installed from it.
+WHEELS = os.path.join(TARGET, "wheels")
+PYTHON = os.path.join(TARGET, "python")
 # For all tests of the guest; one may take FULLFORK_TEST_SECONDS.
 TIMEOUT = {"kvm": 300, "tcg": 900}
 TAIL = 60
@@ -77,7 +84,47 @@ def cmd_fetch():
 
 def cmd_build():
     demand("build", cargo("build", "--workspace", "--bins", "--examples"))
+    build_package()
     return 0
+
+
+# ---- the Python package
+
+def build_package():
+    """The wheel, as maturin makes it, and the package as pip installs it."""
+    for directory in (WHEELS, PYTHON):
+        shutil.rmtree(directory, ignore_errors=True)
+    demand("wheel", ["maturin", "build", "--locked", "--offline", "--quiet",
+                     "--manifest-path", os.path.join(PACKAGE, "Cargo.toml"),
+                     "--interpreter", "python3", "--auditwheel", "skip",
+                     "--out", WHEELS])
+    wheels = glob.glob(os.path.join(WHEELS, "fullfork-*-abi3-*.whl"))
+    if len(wheels) != 1:
+        raise Failure("maturin made no wheel for the stable ABI: %s" %
+                      os.listdir(WHEELS))
+    demand("package", [sys.executable, "-m", "pip", "install", "--no-index",
+                       "--no-deps", "--quiet", "--target", PYTHON, wheels[0]])
+
+
+def package_rows():
+    """What the package does on an ordinary kernel, which this one has to be."""
+    program = "package:ordinary"
+    status, text = attempt("package test", [
+        sys.executable, os.path.join(PACKAGE, "tests", "run.py"), "ordinary"],
+        PYTHONPATH=PYTHON)
+    if status:
+        say(said_about_failures(text))
+    return judged(program, text, status)
+
+
+def judged(program, text, status):
+    """Rows of what one program printed, with the marks that the judge looks for."""
+    tap = judge.Tap("fullfork-ksft: begin %s\n%s\nfullfork-ksft: end %s "
+                    "exit=%d%s\nfullfork-ksft: done programs=1\n" %
+                    (program, text, program, status,
+                     " timeout" if status == 124 else ""))
+    collection = program.partition(":")[0]
+    return judge.judge_tests(tap, (collection,), programs=[program])
 
 
 # ---- tests that need no kernel
@@ -128,6 +175,8 @@ def cmd_test():
         results.add("cargo test", False, tail(text))
     elif failed:
         say(text[text.find("failures:"):][:8000])
+    build_package()
+    results.extend(package_rows())
     return results.write()
 
 
@@ -186,8 +235,12 @@ def cmd_guest():
         if line.startswith("not ok"):
             say("   " + line)
     with timed("guest tests of samples-rust on " + name):
-        result = vm.boot(name, "exec %s/%s %s\n" % (
-            kselftest.in_guest(BINARIES), TEST_PROGRAM, only), timeout,
+        result = vm.boot(
+            name, "export FULLFORK_PYTHON=%s FULLFORK_PYTHON_TESTS=%s\n"
+            "exec %s/%s %s\n" % (
+                kselftest.in_guest(PYTHON),
+                kselftest.in_guest(os.path.join(PACKAGE, "tests")),
+                kselftest.in_guest(BINARIES), TEST_PROGRAM, only), timeout,
             accel=accel, progress=progress, label="user")
     text = result.output.decode(errors="replace")
     path = result.console.replace(".console", ".tap")
@@ -195,13 +248,8 @@ def cmd_guest():
         f.write(text)
     say("   log %s and .console (%s, booted in %.1f s)" %
         (os.path.relpath(path, REPO), result.accel, result.boot_seconds))
-    # One program, with the marks that the judge looks for.
     exit_status = -9 if result.status is None else result.status
-    tap = judge.Tap("fullfork-ksft: begin %s\n%s\nfullfork-ksft: end %s "
-                    "exit=%d%s\nfullfork-ksft: done programs=1\n" %
-                    (program, text, program, exit_status,
-                     " timeout" if exit_status == 124 else ""))
-    results.extend(judge.judge_tests(tap, ("user",), programs=[program]))
+    results.extend(judged(program, text, exit_status))
     problems = result.problems()
     results.add("kernel %s: console, end marker, memory" % name, not problems,
                 "; ".join(problems))
