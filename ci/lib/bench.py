@@ -38,7 +38,7 @@ class Boot:
 BOOTS = [
     Boot("copies", "fast", ["threads", "still", "trees", "kernel-memory",
                             "snapshot"]),
-    Boot("criu", "fast", ["criu"]),
+    Boot("criu", "criu", ["criu"]),
     Boot("plain-fast", "fast", ["plain"]),
     Boot("plain-base", "base", ["plain"]),
     Boot("plain-off", "off", ["plain"]),
@@ -99,6 +99,8 @@ def measure_and_judge(boots, directory, short):
     if os.path.exists(verdicts):
         os.remove(verdicts)
     status = subprocess.run(cmd, check=False).returncode
+    if not os.path.exists(verdicts):
+        raise Failure("bench: nothing was judged")
     results = Results("bench-short" if short else "bench")
     with open(verdicts, encoding="utf-8") as f:
         for row in map(json.loads, f):

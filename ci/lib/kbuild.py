@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Configure and build a kernel: /kernel/src into /kernel/out.
 
-KERNEL is fast, debug, kcsan, base, off or arm64. What a config asks for is verified
+KERNEL is fast, debug, kcsan, base, off, trace, criu or arm64. What a config asks for is verified
 before anything is compiled."""
 
 import os
@@ -24,11 +24,12 @@ FRAGMENTS = {
     "base": ["common", "fast"],
     "off": ["common", "fast", "off"],
     "trace": ["common", "fast", "trace"],
+    "criu": ["common", "fast", "criu"],
     "each": ["common", "fast"],
     "arm64": ["arm64"],
 }
 # base and off must not ask for the feature.
-WITH_FULLFORK = ("fast", "debug", "kcsan", "trace", "each", "arm64")
+WITH_FULLFORK = ("fast", "debug", "kcsan", "trace", "criu", "each", "arm64")
 # They check what they do at every step: built with clang, and slow.
 CHECKED = ("debug", "kcsan")
 CROSS = "aarch64-linux-gnu-"

@@ -29,6 +29,8 @@ pub(crate) enum Figure {
     Thread,
     /// The same from an ordinary task.
     ThreadOrdinary,
+    /// A full fork of a tree in which all are children of the root.
+    FullForkOfWideTree,
     /// What the tracepoint says: how long the originals stood still.
     StoodStill,
     /// From the call until all are quiesced.

@@ -12,7 +12,7 @@ use crate::record::{Figure, Record, Size};
 const SAMPLES: usize = 9;
 
 pub(super) fn measure() -> Fallible<Vec<Record>> {
-    let mut records = vec![];
+    let mut records = in_new_process(Work::Threads { count: 7, ordinary: false })?;
     for size in [Size::threads(1), Size::threads(1).with_mb(100), Size::threads(8)] {
         records.extend(in_new_process(Work::Copies { size, samples: SAMPLES })?);
         records.push(Record::new(Figure::Spawn, size, spawns(size)?));

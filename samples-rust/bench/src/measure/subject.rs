@@ -128,18 +128,29 @@ fn shared_nodes(processes: u32) -> io::Result<&'static [Node]> {
     Ok(unsafe { std::slice::from_raw_parts(area.cast::<Node>(), count) })
 }
 
-/// A tree of processes: each has up to ten children. This process is its root,
-/// and leads a process group that all are in.
+/// A tree of processes. This process is its root, and leads a process group that all
+/// are in.
 pub(crate) struct Tree {
     nodes: &'static [Node],
+    /// How many children a process has at most.
+    fan_out: usize,
     replica: AtomicI32,
 }
 
-const FAN_OUT: usize = 10;
-
 impl Tree {
+    /// Each process has up to ten children.
     pub(crate) fn grow(processes: u32) -> io::Result<Self> {
-        let tree = Self { nodes: shared_nodes(processes)?, replica: AtomicI32::new(0) };
+        Self::with_fan_out(processes, 10)
+    }
+
+    /// All are children of the root.
+    pub(crate) fn grow_wide(processes: u32) -> io::Result<Self> {
+        Self::with_fan_out(processes, processes as usize)
+    }
+
+    fn with_fan_out(processes: u32, fan_out: usize) -> io::Result<Self> {
+        let nodes = shared_nodes(processes)?;
+        let tree = Self { nodes, fan_out, replica: AtomicI32::new(0) };
         // SAFETY: these two concern this process, and touch no memory.
         unsafe {
             libc::setpgid(0, 0);
@@ -151,8 +162,8 @@ impl Tree {
     }
 
     fn grow_children(&self, parent: usize) -> io::Result<()> {
-        let first = parent * FAN_OUT + 1;
-        for node in first..(first + FAN_OUT).min(self.nodes.len()) {
+        let first = parent * self.fan_out + 1;
+        for node in first..(first + self.fan_out).min(self.nodes.len()) {
             // SAFETY: this process has one thread.
             match unsafe { libc::fork() } {
                 -1 => return Err(io::Error::last_os_error()),

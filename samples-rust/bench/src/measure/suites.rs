@@ -43,7 +43,9 @@ pub(crate) fn run(suite: Suite, short: bool) -> Fallible<Vec<Record>> {
     match suite {
         Suite::Threads => threads(if short { &[1, 2, 8, 64, 512] } else { THREADS }),
         Suite::Still => still(if short { &[0, 100] } else { &[0, 10, 100, 1000] }, short),
-        Suite::Trees => trees(if short { &[1, 10, 100] } else { &[1, 3, 10, 30, 100, 300, 1000] }),
+        Suite::Trees => {
+            trees(if short { &[1, 10, 100] } else { &[1, 3, 10, 30, 100, 300, 1000] }, short)
+        }
         Suite::KernelMemory => in_new_process(Work::KernelMemory { threads: 1000 }),
         Suite::Snapshot => snapshot::measure(),
         Suite::Criu => criu::measure(),
@@ -69,7 +71,7 @@ fn threads(counts: &[u32]) -> Fallible<Vec<Record>> {
 }
 
 fn still(megabytes: &[u32], short: bool) -> Fallible<Vec<Record>> {
-    let mut records = vec![];
+    let mut records = in_new_process(Work::Threads { count: 63, ordinary: false })?;
     for &mb in megabytes {
         for threads in [8, 64] {
             let size = Size::threads(threads).with_mb(mb);
@@ -103,11 +105,18 @@ fn holds() -> Fallible<Vec<Record>> {
     Ok(records)
 }
 
-fn trees(counts: &[u32]) -> Fallible<Vec<Record>> {
+fn trees(counts: &[u32], short: bool) -> Fallible<Vec<Record>> {
     let mut records = vec![];
     for &count in counts {
         let (size, samples) = (Size::processes(count), samples(count));
         records.extend(in_new_process(Work::Trees { size, samples })?);
+    }
+    if !short {
+        // A fork is dearer the more ancestors have the same memory. Here all have one.
+        for count in [10, 100, 250, 500, 1000] {
+            let (size, samples) = (Size::processes(count), 3);
+            records.extend(in_new_process(Work::WideTrees { size, samples })?);
+        }
     }
     Ok(records)
 }

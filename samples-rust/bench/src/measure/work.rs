@@ -25,6 +25,8 @@ pub(crate) enum Work {
     Threads { count: u32, ordinary: bool },
     /// Full forks of a tree, and the forks of all its processes.
     Trees { size: Size, samples: usize },
+    /// Full forks of a tree that is wide.
+    WideTrees { size: Size, samples: usize },
     /// What has nothing to do with full forks.
     Plain { samples: usize },
     /// The same full fork on one CPU and on two.
@@ -45,6 +47,7 @@ pub(crate) fn work(order: &str) -> Fallible<()> {
         Work::TracedCopies { size, samples } => traced_copies(size, samples)?,
         Work::Threads { count, ordinary } => threads(count, ordinary)?,
         Work::Trees { size, samples } => trees(size, samples)?,
+        Work::WideTrees { size, samples } => wide_trees(size, samples)?,
         Work::Plain { samples } => plain::measure(samples)?,
         Work::Holds { size } => holds::measure(size)?,
         Work::Wait { size } => program::wait(size)?,
@@ -147,14 +150,23 @@ fn trees(size: Size, samples: usize) -> Fallible<Vec<Record>> {
     let tree = Tree::grow(size.processes)?;
     let forks = repeat(1, || Ok(tree.forks()?))?;
     run_before_others()?;
-    let copies = repeat(samples, || {
+    Ok(vec![
+        Record::new(Figure::ForksOfTree, size, forks),
+        Record::new(Figure::FullForkOfTree, size, copies_of(&tree, samples)?),
+    ])
+}
+
+fn wide_trees(size: Size, samples: usize) -> Fallible<Vec<Record>> {
+    let tree = Tree::grow_wide(size.processes)?;
+    run_before_others()?;
+    Ok(vec![Record::new(Figure::FullForkOfWideTree, size, copies_of(&tree, samples)?)])
+}
+
+fn copies_of(tree: &Tree, samples: usize) -> Fallible<Vec<u64>> {
+    repeat(samples, || {
         let ticks = tree.begin_full_fork()?;
         tree.end_full_fork()?;
         settle();
         Ok(ticks)
-    })?;
-    Ok(vec![
-        Record::new(Figure::ForksOfTree, size, forks),
-        Record::new(Figure::FullForkOfTree, size, copies),
-    ])
+    })
 }

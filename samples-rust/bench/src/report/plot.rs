@@ -153,7 +153,7 @@ impl Plot {
             .margin(18)
             .x_label_area_size(58)
             .y_label_area_size(96)
-            .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..top)?;
+            .build_cartesian_2d((0..bars.len() - 1).into_segmented(), 0.0..top)?;
         chart
             .configure_mesh()
             .disable_x_mesh()

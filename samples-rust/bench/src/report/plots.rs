@@ -27,6 +27,7 @@ fn series(
 
 fn sizes(runs: &[Measurements], figure: Figure, filter: impl Fn(&Size) -> bool) -> Vec<Size> {
     let mut sizes: Vec<_> = runs.iter().flat_map(|run| run.sizes(figure)).filter(filter).collect();
+    sizes.sort_by_key(|size| (size.threads, size.processes, size.mb));
     sizes.dedup();
     sizes
 }
@@ -126,32 +127,46 @@ fn processes(runs: &[Measurements]) -> Option<Plot> {
     })
 }
 
+/// Beside each full fork its floor, which has the same parts but two.
 fn phases(runs: &[Measurements]) -> Option<Plot> {
-    const PHASES: [(Figure, &str); 4] = [
-        (Figure::PhaseQuiesce, "quiesce"),
-        (Figure::PhasePrepare, "prepare: the replicas are made"),
-        (Figure::PhaseCommit, "commit and release"),
-        (Figure::PhaseReturn, "before and after"),
-    ];
-    let all = sizes(runs, Figure::PhaseQuiesce, |size| size.mb == 0);
+    let mut all = sizes(runs, Figure::PhaseQuiesce, |size| size.mb == 0 && size.threads > 1);
+    all.retain(|size| find(runs, |run| run.floor(*size)).is_some());
     if all.is_empty() {
         return None;
     }
-    let part = |figure| {
-        let share = |size: &Size| {
-            find(runs, |run| run.median(figure, *size))
-                .map_or(0.0, |ticks| float(ticks) / 1e3 / f64::from(size.threads))
+    let mut bars = vec![];
+    let mut parts = [vec![], vec![], vec![], vec![]];
+    for size in all {
+        let value = |value: Option<u64>| {
+            value.map_or(0.0, |ticks| float(ticks) / 1e3 / f64::from(size.threads))
         };
-        all.iter().map(share).collect()
-    };
+        let figure = |figure| value(find(runs, |run| run.median(figure, size)));
+        let fork = figure(Figure::Fork);
+        let floor = value(find(runs, |run| run.floor(size)));
+        bars.push(format!("floor, {}", size.threads));
+        bars.push(size.threads.to_string());
+        let of_floor = [fork, floor - fork, 0.0, 0.0];
+        let of_copy = [
+            fork,
+            (figure(Figure::PhasePrepare) - fork).max(0.0),
+            figure(Figure::PhaseQuiesce),
+            figure(Figure::PhaseCommit) + figure(Figure::PhaseReturn),
+        ];
+        for (part, pair) in parts.iter_mut().zip(of_floor.into_iter().zip(of_copy)) {
+            part.extend([pair.0, pair.1]);
+        }
+    }
+    let names = [
+        "fork of the process",
+        "making the other threads (prepare)",
+        "quiesce",
+        "commit, release, return",
+    ];
     Some(Plot {
         name: "phases",
         title: "Where the instructions of a full fork go",
-        x: "threads",
+        x: "threads: the floor, and beside it the full fork",
         y: "thousand instructions for each thread",
-        shape: Shape::Bars {
-            bars: all.iter().map(|size| size.threads.to_string()).collect(),
-            parts: PHASES.iter().map(|(figure, name)| (*name, part(*figure))).collect(),
-        },
+        shape: Shape::Bars { bars, parts: names.into_iter().zip(parts).collect() },
     })
 }

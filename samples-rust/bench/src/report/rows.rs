@@ -90,8 +90,12 @@ impl Measurements {
         if size.threads == 1 {
             return Some(fork);
         }
-        let threads = self.records.iter().find(|record| record.figure == thread)?;
-        let made: &[u64] = threads.samples.get(..size.threads as usize - 1)?;
+        let others = size.threads as usize - 1;
+        let made = self
+            .records
+            .iter()
+            .filter(|record| record.figure == thread)
+            .find_map(|record| record.samples.get(..others))?;
         Some(fork + made.iter().sum::<u64>())
     }
 }
@@ -180,7 +184,10 @@ fn trees(run: &Measurements, rows: &mut Vec<Row>) {
         let (Some(copy), Some(forks), 1 | 10 | 100 | 1000) = (copy, forks, size.processes) else {
             continue;
         };
-        let case = format!("{} processes", size.processes);
+        let case = match size.processes {
+            1 => "1 process".to_owned(),
+            processes => format!("{processes} processes"),
+        };
         rows.push(ratio("tree / its plain forks", case, Goal::AtMost(1.15), copy, forks));
     }
 }
@@ -255,7 +262,8 @@ const STRAIGHT: f64 = 0.05;
 const LINE_BEGINS: f64 = 10.0;
 
 fn lines(run: &Measurements, rows: &mut Vec<Row>) {
-    for (figure, what) in [(Figure::FullFork, "threads"), (Figure::FullForkOfTree, "processes")] {
+    for (figure, what) in [(Figure::FullFork, "threads"), (Figure::FullForkOfWideTree, "processes")]
+    {
         let number = |size: Size| if what == "threads" { size.threads } else { size.processes };
         let points: Vec<_> = run
             .sizes(figure)
