@@ -22,6 +22,11 @@ TROUBLE = [re.compile(p) for p in (
     r"\brefcount_t: ", r"\bstack-protector:", r"\bcorrupted stack end\b",
     r"\bOut of memory: ", r"\bworkqueue lockup\b", r"\bDEBUG_LOCKS_WARN_ON\b",
 )]
+# A cgroup that is at its limit kills one of its own: that a test makes it do so
+# is no trouble, but the kernel shows the stack of who asked for memory.
+OOM = re.compile(r"\binvoked oom-killer: ")
+OOM_OF_A_CGROUP = re.compile(r"\boom-kill:constraint=CONSTRAINT_MEMCG,")
+OOM_LINES = 400
 START = re.compile(r"fullfork-vm: start\b")
 END = re.compile(r"fullfork-vm: end status=(\d+)")
 HANG = re.compile(r"fullfork-vm: hang\b")
@@ -36,11 +41,27 @@ TEST = re.compile(r"(ok|not ok)\b\s*(\d*)\s*-?\s*(.*)$")
 DIRECTIVE = re.compile(r"\s*#\s*(SKIP|TODO|XFAIL|XPASS|error)\b\s*(.*)$", re.I)
 
 
+def oom_of_a_cgroup(lines, number):
+    """Is that the report of an OOM kill inside a cgroup? The line that says so,
+    or 0. One of another kind may begin before, of which we know nothing."""
+    for n in range(number, min(number + OOM_LINES, len(lines))):
+        if OOM.search(lines[n]):
+            return 0
+        if OOM_OF_A_CGROUP.search(lines[n]):
+            return n + 1
+    return 0
+
+
 def judge_console(text):
     """What is wrong with the log of the kernel: a list of sentences."""
     found = []
     lines = text.splitlines()
+    stack_until = 0
     for number, line in enumerate(lines, 1):
+        if OOM.search(line):
+            stack_until = oom_of_a_cgroup(lines, number)
+        if number < stack_until and "Call Trace" in line:
+            continue
         if HANG.search(line):
             found.append("hang: " + line.split("fullfork-vm: ", 1)[1])
             break       # what follows are the stacks of all tasks, on purpose

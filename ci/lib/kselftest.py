@@ -36,7 +36,8 @@ def install_dir(names):
                         "+".join(n.replace("/", "-") for n in names))
 
 
-def build(names):
+def build(names, force=True):
+    """force: that one of them cannot be built is an error."""
     os.makedirs(DIR, exist_ok=True)
     install = install_dir(names)
     with locked(os.path.join(DIR, "lock")), \
@@ -47,7 +48,8 @@ def build(names):
         log = os.path.join(LOG, "build-selftests.log")
         kbuild.watched(
             ["make", "-C", kbuild.SRC + "/tools/testing/selftests", *common,
-             "TARGETS=" + " ".join(names), "FORCE_TARGETS=1", "CC=ccache gcc",
+             "TARGETS=" + " ".join(names), "CC=ccache gcc",
+             *(["FORCE_TARGETS=1"] if force else []),
              "KSFT_INSTALL_PATH=" + install, "install"], log, "selftests")
         for line in kbuild.warnings(log):
             say("   " + line)
@@ -66,6 +68,38 @@ def programs(names):
         return [line.strip() for line in f if line.strip()]
 
 
+def environment():
+    """What the tests themselves ask for, see fail_nth_test.c."""
+    given = {"FULLFORK_FAULTS": "FAULTS", "FULLFORK_FAULTS_STEP": "FAULTS_STEP"}
+    return "".join("export %s=%s\n" % (name, shlex.quote(os.environ[key]))
+                   for name, key in given.items() if os.environ.get(key))
+
+
+def wanted_programs(names):
+    """Those of PROGRAMS, also such as are not run by default; else all."""
+    items = programs(names)
+    wanted = (os.environ.get("PROGRAMS") or "").split()
+    if not wanted:
+        return items
+    found = [i for i in items if i.split(":")[1] in wanted]
+    known = [i.split(":")[1] for i in found]
+    for program in wanted:
+        more = [n + ":" + program for n in names if program not in known and
+                os.access(os.path.join(install_dir(names), n, program), os.X_OK)]
+        if program not in known and not more:
+            raise Failure("PROGRAMS: there is no %s" % program)
+        found += more
+    return found
+
+
+def results_name(name, names):
+    """Each set of programs that is run by itself has a file of its own."""
+    wanted = (os.environ.get("PROGRAMS") or "").split()
+    return "kselftest-%s-%s%s" % (
+        name, "-".join(n.replace("/", "_") for n in names),
+        "-" + wanted[0] if len(wanted) == 1 else "")
+
+
 def overall_timeout(names, items, factor):
     if os.environ.get("TIMEOUT"):
         return int(os.environ["TIMEOUT"])
@@ -82,17 +116,15 @@ def overall_timeout(names, items, factor):
     return total + 60
 
 
-def run_guest(name, names, label, show_failed=True):
-    """Boot kernel name, run all programs; returns (vm.Run, judge.Tap)."""
-    items = programs(names)
-    wanted = os.environ.get("PROGRAMS")
-    if wanted:
-        items = [i for i in items if i.split(":")[1] in wanted.split()]
+def run_guest(name, names, label, show_failed=True, items=None):
+    """Boot kernel name, run all programs, or items; returns (vm.Run, judge.Tap,
+    the programs)."""
+    items = items or wanted_programs(names)
     accel = vm.choose_accel(name)
     factor = FACTOR[accel] * (DEBUG_FACTOR if name in kbuild.CHECKED else 1)
-    script = "export KSFT_FULLFORK_EXPECT=1\nexec python3 " \
-        "/repo/ci/guest_kselftest.py %s\n" % shlex.join(
-            [in_guest(install_dir(names)), str(factor)] + items)
+    script = "export KSFT_FULLFORK_EXPECT=1\n%sexec python3 " \
+        "/repo/ci/guest_kselftest.py %s\n" % (environment(), shlex.join(
+            [in_guest(install_dir(names)), str(factor)] + items))
 
     def progress(line):
         m = judge.END_PROGRAM.search(line)
@@ -148,8 +180,7 @@ def show_failures(result, tap):
 
 def cmd_run():
     name, names = kbuild.kernel(), targets()
-    results = Results("kselftest-%s-%s" % (name, "-".join(
-        n.replace("/", "_") for n in names)))
+    results = Results(results_name(name, names))
     result, tap, items = run_guest(name, names, "kselftest")
     expected = {"fullfork": expected_names()} if "fullfork" in names and \
         not os.environ.get("PROGRAMS") else None

@@ -146,6 +146,18 @@ class Console(unittest.TestCase):
     def test_empty_console_is_red(self):
         self.assertEqual(len(judge.judge_console("")), 2)
 
+    def test_oom_kill_inside_a_cgroup_is_green(self):
+        self.assertEqual(judge.judge_console(log("oom-cgroup.console")), [])
+
+    def test_other_oom_kill_is_red(self):
+        self.check("oom", "Call Trace")
+        self.check("oom", "Out of memory: Killed process")
+
+    def test_trouble_after_an_oom_kill_is_red(self):
+        found = judge.judge_console(log("oom-cgroup-then-oops.console"))
+        self.assertEqual(len(found), 1)
+        self.assertIn("9.200200", found[0])
+
     def test_each_kind_of_trouble_is_red(self):
         for name, needle in (("warning", "freezer.c:97"),
                              ("lockdep", "recursive locking"),
