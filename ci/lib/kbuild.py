@@ -26,6 +26,7 @@ FRAGMENTS = {
     "trace": ["common", "fast", "trace"],
     "criu": ["common", "fast", "criu"],
     "each": ["common", "fast"],
+    "each-off": ["common", "fast"],
     "arm64": ["arm64"],
 }
 # base and off must not ask for the feature.
