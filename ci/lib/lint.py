@@ -22,7 +22,7 @@ from common import LOG, OUT, REPO, Failure, Results, main, read_base, run, \
     say, timed
 
 # Lines added and deleted in files of the base, over the whole queue.
-BUDGET = 475
+BUDGET = 481
 
 # What checkpatch says and the queue does not heed: (path, type, reason).
 CHECKPATCH_IGNORE = [

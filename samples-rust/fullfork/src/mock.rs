@@ -50,7 +50,7 @@ impl Mock {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            known: Flags::all() - Flags::ISOLATE - Flags::SFORK,
+            known: Flags::all() - Flags::ISOLATE,
             threads: 1,
             error: None,
             replica: AtomicBool::new(false),

@@ -13,6 +13,7 @@
  * The protocol is described in kernel/fullfork/core.c.
  */
 
+struct completion;
 struct pt_regs;
 
 /* What a replica has in common with another one, or alone. */
@@ -39,11 +40,26 @@ struct fullfork_place {
 	struct task_struct	*parent;
 };
 
+/*
+ * A thread that is away in a child made with CLONE_SFORK, see sfork.c.  Bits of
+ * task_struct::jobctl are in linux/sched/jobctl.h, this one is but for signal.c.
+ */
+#define JOBCTL_SFORK_BIT	29
+
 #ifdef CONFIG_FULLFORK
+
+#define JOBCTL_SFORK		(1UL << JOBCTL_SFORK_BIT)
+
+/*
+ * In task_struct::vfork_done of a child that has the thread of its parent: the
+ * rest is a pointer to the struct sfork of the parent.  Nobody else looks at more
+ * than whether it is NULL.
+ */
+#define FULLFORK_HAS_THREAD	1UL
 
 /* The flags that are built so far, the others are unknown. */
 #define CLONE_FULLFORK_FLAGS	(CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_STOPPED | \
-				 CLONE_FROM_PIDFD | CLONE_KEEP_TIDS)
+				 CLONE_FROM_PIDFD | CLONE_KEEP_TIDS | CLONE_SFORK)
 
 pid_t fullfork(struct kernel_clone_args *kargs);
 bool fullfork_args_valid(const struct kernel_clone_args *kargs);
@@ -59,6 +75,13 @@ int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 				    struct task_struct *p);
 struct pid_namespace *__fullfork_pid_ns(struct fullfork_place *place);
 int __fullfork_may_add(const struct kernel_clone_args *args, struct task_struct *p);
+
+struct completion *__fullfork_vfork_done(struct kernel_clone_args *args,
+					 struct task_struct *child,
+					 struct completion *vfork);
+void __fullfork_exit_called(void);
+void __fullfork_send_back(struct task_struct *tsk);
+void __fullfork_come_back(struct kernel_clone_args *args);
 
 /* Of a task that is not unhashed meanwhile: current, or one that never ran. */
 static inline spinlock_t *fullfork_siglock(struct task_struct *t)
@@ -167,8 +190,52 @@ static inline void fullfork_wake_reaper(struct task_struct *reaper)
 		wake_up_process(reaper);
 }
 
+/* What is in vfork_done of @child, for which its parent waits with @vfork. */
+static inline struct completion *fullfork_vfork_done(struct kernel_clone_args *args,
+						     struct task_struct *child,
+						     struct completion *vfork)
+{
+	if (unlikely(args->flags & CLONE_SFORK))
+		return __fullfork_vfork_done(args, child, vfork);
+	return vfork;
+}
+
+/* Does @tsk have the thread of its parent? */
+static inline bool fullfork_has_thread(struct task_struct *tsk)
+{
+	return unlikely((unsigned long)READ_ONCE(tsk->vfork_done) & FULLFORK_HAS_THREAD);
+}
+
+/* The first thing in exit() and exit_group(). */
+static inline void fullfork_exit_called(void)
+{
+	if (fullfork_has_thread(current))
+		__fullfork_exit_called();
+}
+
+/* @tsk, which is current, lets go of its mm, which is still whole, as its registers. */
+static inline void fullfork_send_back(struct task_struct *tsk)
+{
+	if (fullfork_has_thread(tsk))
+		__fullfork_send_back(tsk);
+}
+
+/* In the parent, when the child has let go of the mm. */
+static inline void fullfork_come_back(struct kernel_clone_args *args)
+{
+	if (unlikely(args->flags & CLONE_SFORK))
+		__fullfork_come_back(args);
+}
+
+/* Threads of their own register with rseq themselves; one that moves is registered. */
+static inline u64 fullfork_rseq_flags(u64 clone_flags)
+{
+	return clone_flags & CLONE_SFORK ? clone_flags & ~CLONE_VM : clone_flags;
+}
+
 #else /* CONFIG_FULLFORK */
 
+#define JOBCTL_SFORK		0UL
 #define CLONE_FULLFORK_FLAGS	0
 
 static inline pid_t fullfork(struct kernel_clone_args *kargs) { return -EINVAL; }
@@ -190,6 +257,17 @@ static inline void fullfork_unlock_group(const struct kernel_clone_args *args,
 static inline int fullfork_may_add(const struct kernel_clone_args *args,
 				   struct task_struct *p) { return 0; }
 static inline void fullfork_wake_reaper(struct task_struct *reaper) { }
+static inline void fullfork_exit_called(void) { }
+static inline void fullfork_send_back(struct task_struct *tsk) { }
+static inline void fullfork_come_back(struct kernel_clone_args *args) { }
+static inline u64 fullfork_rseq_flags(u64 clone_flags) { return clone_flags; }
+
+static inline struct completion *fullfork_vfork_done(struct kernel_clone_args *args,
+						     struct task_struct *child,
+						     struct completion *vfork)
+{
+	return vfork;
+}
 
 static inline int fullfork_copy_args(struct kernel_clone_args *kargs,
 				     const struct clone_args *args)

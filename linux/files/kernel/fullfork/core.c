@@ -108,10 +108,12 @@ static bool beside_valid(const struct kernel_clone_args *kargs)
 bool fullfork_args_valid(const struct kernel_clone_args *kargs)
 {
 	u64 flags = kargs->flags;
-	u64 allowed = CLONE_FULLFORK_FLAGS | FULLFORK_BESIDE;
+	u64 allowed = (CLONE_FULLFORK_FLAGS & ~CLONE_SFORK) | FULLFORK_BESIDE;
 
 	if (!(flags & CLONE_FULLFORK_FLAGS))
 		return true;
+	if (flags & CLONE_SFORK)
+		return sfork_args_valid(kargs) && results_valid(kargs) && beside_valid(kargs);
 	if (!(flags & (CLONE_ALL_THREADS | CLONE_SUBTREE)))
 		return false;
 	if (flags & CLONE_KEEP_TIDS)
@@ -636,14 +638,16 @@ pid_t fullfork_run(struct kernel_clone_args *kargs,
 }
 
 /**
- * fullfork() - copy processes with all their threads
+ * fullfork() - copy processes with all their threads, or move the calling one
  * @kargs: what fullfork_args_valid() accepts
  *
  * Return: the TID of the replica of the root's leader in the caller's PID
  * namespace, 0 in the replica of the caller, or an error; see
- * Documentation/userspace-api/fullfork.rst.
+ * Documentation/userspace-api/fullfork.rst.  With CLONE_SFORK as sfork().
  */
 pid_t fullfork(struct kernel_clone_args *kargs)
 {
+	if (kargs->flags & CLONE_SFORK)
+		return sfork(kargs);
 	return fullfork_run(kargs, NULL, NULL);
 }

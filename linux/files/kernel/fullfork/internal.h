@@ -37,6 +37,14 @@ enum fullfork_reason {
 	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
 };
 
+/* How a thread that CLONE_SFORK moved ended in the child. */
+enum sfork_end {
+	SFORK_AWAY,
+	SFORK_EXEC,
+	SFORK_EXIT,
+	SFORK_KILLED,
+};
+
 enum fullfork_member_state {
 	FULLFORK_QUIESCED,	/* waits for its turn, or for release */
 	FULLFORK_PREPARING,	/* prepares the replicas on its list */
@@ -248,6 +256,10 @@ extern unsigned int sysctl_fullfork_timeout_secs;
 /* core.c */
 pid_t fullfork_run(struct kernel_clone_args *kargs,
 		   const struct fullfork_request *request, struct fullfork_set **set);
+
+/* sfork.c */
+bool sfork_args_valid(const struct kernel_clone_args *kargs);
+pid_t sfork(struct kernel_clone_args *kargs);
 
 /* set.c */
 bool fullfork_was_stopped(const struct fullfork_group *g);

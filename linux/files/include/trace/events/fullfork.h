@@ -161,6 +161,62 @@ TRACE_EVENT(fullfork_abort,
 		  __entry->culprit)
 );
 
+#define FULLFORK_SFORK_ENDS				\
+	EM(SFORK_EXEC,			"exec")		\
+	EM(SFORK_EXIT,			"exit")		\
+	EMe(SFORK_KILLED,		"killed")
+
+#undef EM
+#undef EMe
+#define EM(a, b)	TRACE_DEFINE_ENUM(a);
+#define EMe(a, b)	TRACE_DEFINE_ENUM(a);
+
+FULLFORK_SFORK_ENDS
+
+#undef EM
+#undef EMe
+#define EM(a, b)	{ a, b },
+#define EMe(a, b)	{ a, b }
+
+TRACE_EVENT(fullfork_sfork,
+
+	TP_PROTO(struct task_struct *child),
+
+	TP_ARGS(child),
+
+	TP_STRUCT__entry(
+		__field(pid_t, child)
+	),
+
+	TP_fast_assign(
+		__entry->child = child->pid;
+	),
+
+	TP_printk("child=%d", __entry->child)
+);
+
+TRACE_EVENT(fullfork_sfork_back,
+
+	TP_PROTO(pid_t child, int end, int sig),
+
+	TP_ARGS(child, end, sig),
+
+	TP_STRUCT__entry(
+		__field(pid_t, child)
+		__field(int, end)
+		__field(int, sig)
+	),
+
+	TP_fast_assign(
+		__entry->child = child;
+		__entry->end = end;
+		__entry->sig = sig;
+	),
+
+	TP_printk("child=%d end=%s sig=%d", __entry->child,
+		  __print_symbolic(__entry->end, FULLFORK_SFORK_ENDS), __entry->sig)
+);
+
 #endif /* _TRACE_FULLFORK_H */
 
 /* This part must be outside protection */

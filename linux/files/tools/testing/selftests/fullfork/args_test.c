@@ -449,10 +449,6 @@ FIXTURE_VARIANT_ADD(not_built, isolate) {
 	.flags = CLONE_ALL_THREADS | CLONE_ISOLATE,
 };
 
-FIXTURE_VARIANT_ADD(not_built, sfork) {
-	.flags = CLONE_VM | CLONE_VFORK | CLONE_SFORK,
-};
-
 FIXTURE_SETUP(not_built)
 {
 	require_fullfork(_metadata);
