@@ -24,7 +24,7 @@ FRAGMENTS = {
     "base": ["common", "fast"],
     "off": ["common", "fast", "off"],
     "trace": ["common", "fast", "trace"],
-    "criu": ["common", "fast", "criu"],
+    "criu": ["common", "fast", "rust", "criu"],
     "each": ["common", "fast"],
     "each-off": ["common", "fast"],
     "arm64": ["arm64"],

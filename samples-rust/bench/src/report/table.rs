@@ -19,6 +19,7 @@ fn verdict(row: &Row) -> &'static str {
     match (row.goal, row.met()) {
         (Goal::Told, _) => "",
         (_, true) => "met",
+        (_, false) if row.passes() => "over, known",
         (_, false) => "OVER",
     }
 }
@@ -72,7 +73,7 @@ pub(crate) fn json_lines(rows: &[Row]) -> serde_json::Result<String> {
     for row in rows {
         let line = serde_json::json!({
             "name": format!("{}: {}", row.figure, row.case),
-            "ok": row.met(),
+            "ok": row.passes(),
             "detail": format!("{:.3}, goal: {} ({})", row.value, goal(row.goal), row.parts),
         });
         text.push_str(&serde_json::to_string(&line)?);
