@@ -32,7 +32,7 @@ pub(crate) enum Suite {
 
 fn samples(threads_or_processes: u32) -> usize {
     match threads_or_processes {
-        0..100 => 9,
+        0..100 => 15,
         100..1000 => 5,
         _ => 3,
     }

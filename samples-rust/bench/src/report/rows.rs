@@ -147,6 +147,13 @@ pub(crate) fn rows(runs: &[Measurements]) -> Vec<Row> {
     rows
 }
 
+/// Other suites have the same figures of a few sizes too.
+fn push_once(row: Row, rows: &mut Vec<Row>) {
+    if !rows.iter().any(|other| other.figure == row.figure && other.case == row.case) {
+        rows.push(row);
+    }
+}
+
 fn threads(run: &Measurements, rows: &mut Vec<Row>) {
     for size in run.sizes(Figure::FullFork).filter(|size| size.mb == 0) {
         let (Some(copy), Some(floor)) = (run.median(Figure::FullFork, size), run.floor(size))
@@ -160,9 +167,7 @@ fn threads(run: &Measurements, rows: &mut Vec<Row>) {
         };
         let case = case(size);
         let row = ratio("full fork / floor", case, goal, copy, floor);
-        if !rows.contains(&row) {
-            rows.push(row);
-        }
+        push_once(row, rows);
     }
 }
 
@@ -176,9 +181,7 @@ fn ordinary(run: &Measurements, rows: &mut Vec<Row>) {
         };
         let case = case(size);
         let row = ratio("the same, ordinary caller", case, Goal::Told, copy, floor);
-        if !rows.contains(&row) {
-            rows.push(row);
-        }
+        push_once(row, rows);
     }
 }
 
@@ -274,20 +277,21 @@ fn criu(run: &Measurements, rows: &mut Vec<Row>) {
 
 /// Up to this share of the cost at the largest size, a line counts as straight.
 const STRAIGHT: f64 = 0.05;
-/// What is done once, and what is done by few only, bends the line before.
-const LINE_BEGINS: f64 = 10.0;
+/// What is done once, and what is done by few only, bends the line before this part
+/// of its largest size.
+const LINE_BEGINS: f64 = 1.0 / 64.0;
 
 fn lines(run: &Measurements, rows: &mut Vec<Row>) {
     for (figure, what) in [(Figure::FullFork, "threads"), (Figure::FullForkOfWideTree, "processes")]
     {
         let number = |size: Size| if what == "threads" { size.threads } else { size.processes };
-        let points: Vec<_> = run
+        let mut points: Vec<_> = run
             .sizes(figure)
             .filter(|size| size.mb == 0)
             .filter_map(|size| Some((f64::from(number(size)), float(run.median(figure, size)?))))
-            .filter(|point| point.0 >= LINE_BEGINS)
             .collect();
         let most = points.iter().map(|point| point.0).fold(0.0, f64::max);
+        points.retain(|point| point.0 >= most * LINE_BEGINS);
         if most < 1000.0 {
             continue;
         }
