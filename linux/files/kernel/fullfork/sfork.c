@@ -277,7 +277,7 @@ void __fullfork_come_back(struct kernel_clone_args *args)
 
 static void set_away(bool away)
 {
-	guard(spinlock_irq)(&current->sighand->siglock);
+	guard(spinlock_irq)(fullfork_siglock(current));
 	if (away)
 		current->jobctl |= JOBCTL_SFORK;
 	else
