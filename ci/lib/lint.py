@@ -21,8 +21,11 @@ import queue_git
 from common import LOG, OUT, REPO, Failure, Results, main, read_base, run, \
     say, timed
 
-# Lines added and deleted in files of the base, over the whole queue.
-BUDGET = 481
+# Lines added and deleted in files of the base, over the whole queue: hooks; and
+# where a subsystem copies what is its own, which belongs there.
+BUDGET = 530
+BUDGET_COPIES = 1050
+COPIES = re.compile(r".*: copy .* for full fork$")
 
 # What checkpatch says and the queue does not heed: (path, type, reason).
 CHECKPATCH_IGNORE = [
@@ -105,11 +108,23 @@ def checkpatch(results, commit, subject):
                 "\n   ".join(lines[:40]) if lines else "")
 
 
+def lines_in_base(commit, base_files):
+    """Lines that a commit adds and deletes in files of the base."""
+    total = 0
+    for line in queue_git.git("diff", "--numstat", "--no-renames", commit + "^",
+                              commit).splitlines():
+        added, deleted, path = line.split("\t")
+        if path in base_files:
+            total += int(added) + int(deleted)
+            say("   %4s added %4s deleted  %s" % (added, deleted, path))
+    return total
+
+
 def lint_queue(results):
     base = queue_git.ensure_base(read_base())
     tip = queue_git.resolve(queue_git.BRANCH)
     base_files = queue_git.tree_files(base)
-    total = 0
+    hooks = copies = 0
     for line in queue_git.git("log", "--reverse", "--format=%H %s",
                               "%s..%s" % (base, tip)).splitlines():
         commit, _, subject = line.partition(" ")
@@ -121,16 +136,17 @@ def lint_queue(results):
             queue_git.git("log", "-1", "--format=%B", commit), re.M)
         results.add("no trailer: " + subject, not trailer,
                     trailer.group(0) if trailer else "")
-    for line in queue_git.git("diff", "--numstat", "--no-renames", base,
-                              tip).splitlines():
-        added, deleted, path = line.split("\t")
-        if path in base_files:
-            total += int(added) + int(deleted)
-            say("   %4s added %4s deleted  %s" % (added, deleted, path))
-    say("lint: the queue touches %d lines in files of the base "
-        "(budget %d)" % (total, BUDGET))
-    results.add("lines touched in files of the base", total <= BUDGET,
-                "%d, budget %d" % (total, BUDGET))
+        size = lines_in_base(commit, base_files)
+        if COPIES.match(subject):
+            copies += size
+        else:
+            hooks += size
+    for what, lines, budget in (("hooks", hooks, BUDGET),
+                                ("copies of objects", copies, BUDGET_COPIES)):
+        say("lint: %s: %d lines in files of the base (budget %d)" %
+            (what, lines, budget))
+        results.add("lines touched in files of the base: " + what,
+                    lines <= budget, "%d, budget %d" % (lines, budget))
 
 
 def cmd_queue():

@@ -119,6 +119,12 @@ pub(crate) struct Copy {
     /// other PIDs. It needs CAP_SYS_ADMIN.
     #[arg(long)]
     pub(crate) keep_tids: bool,
+    /// Copy pipes, shared memory and the like too, where nobody else has them.
+    ///
+    /// Without it they are shared: a byte that the copy reads from a pipe is lost to
+    /// the program.
+    #[arg(long)]
+    pub(crate) isolate: bool,
     /// Give the copy no_new_privs.
     #[arg(long)]
     pub(crate) no_new_privs: bool,
@@ -138,6 +144,9 @@ pub(crate) struct Run {
     /// Keep the TIDs, each copy in a PID namespace of its own.
     #[arg(long)]
     pub(crate) keep_tids: bool,
+    /// Copy pipes, shared memory and the like too, where nobody else has them.
+    #[arg(long)]
+    pub(crate) isolate: bool,
     #[command(flatten)]
     pub(crate) ready: Ready,
     /// Give up if the program is not ready by then.

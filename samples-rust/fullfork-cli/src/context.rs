@@ -101,9 +101,9 @@ mod tests {
 
     #[test]
     fn a_missing_flag_is_named() {
-        let failure = require(&Mock::new(), Flags::ISOLATE).unwrap_err();
+        let failure = require(&Mock::without(Flags::SFORK), Flags::SFORK).unwrap_err();
         assert_eq!(failure.exit_status(), 77);
-        assert!(failure.to_string().contains("CLONE_ISOLATE"));
+        assert!(failure.to_string().contains("CLONE_SFORK"));
     }
 
     #[test]

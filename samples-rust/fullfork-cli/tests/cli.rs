@@ -55,7 +55,7 @@ fn an_ordinary_kernel_is_told_in_one_line() {
         &["check"][..],
         &["tree", &me],
         &["copy", &me],
-        &["copy", &me, "--tree", "--stopped", "--keep-tids", "--wait"],
+        &["copy", &me, "--tree", "--stopped", "--keep-tids", "--isolate", "--wait"],
         &["run", "--ready-after", "1s", "--", "true"],
         &["snapshot", &me],
         &["spawn", "1"],

@@ -84,6 +84,13 @@ impl<'b> Builder<'b> {
         self
     }
 
+    /// Copies pipes, unix sockets, event and timer descriptors, epoll sets and shared
+    /// memory that only members can reach, in place of sharing them.
+    pub fn isolated(mut self) -> Self {
+        self.options |= Flags::ISOLATE;
+        self
+    }
+
     /// Gives the replica of the root `no_new_privs`.
     pub fn no_new_privs(mut self) -> Self {
         self.options |= Flags::NNP;
@@ -135,6 +142,7 @@ impl<'b> Builder<'b> {
     ///   a file descriptor, and believes that nobody else reads from it, is wrong.
     /// * **Shared memory is shared**, locks in it too: each lock that a thread held
     ///   there seems to be held twice and will be released twice.
+    ///   [`Builder::isolated`] copies of both what nobody else can reach.
     /// * **What names a process is stale**: PIDs and TIDs that were remembered,
     ///   children (except members of the tree), timers, record locks,
     ///   pending signals. With [`Tids::Keep`] PIDs and TIDs of members stay true.
@@ -253,6 +261,7 @@ mod tests {
             .tids(Tids::KeepInNewNamespace)
             .relation(Relation::KilledWithPidfd)
             .stopped()
+            .isolated()
             .no_new_privs()
             .copy(source())
             .unwrap();
@@ -263,6 +272,7 @@ mod tests {
             | Flags::AUTOREAP
             | Flags::PIDFD_AUTOKILL
             | Flags::STOPPED
+            | Flags::ISOLATE
             | Flags::NNP;
         assert_eq!(mock.calls()[0].flags, expected);
         assert_eq!(mock.calls()[0].exit_signal, 0);

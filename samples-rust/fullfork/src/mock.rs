@@ -50,7 +50,7 @@ impl Mock {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            known: Flags::all() - Flags::ISOLATE,
+            known: Flags::all(),
             threads: 1,
             error: None,
             replica: AtomicBool::new(false),
@@ -64,6 +64,12 @@ impl Mock {
     #[must_use]
     pub fn ordinary_kernel() -> Self {
         Self { known: Flags::empty(), ..Self::new() }
+    }
+
+    /// A kernel with full fork that does not know some flags.
+    #[must_use]
+    pub fn without(flags: Flags) -> Self {
+        Self { known: Flags::all() - flags, ..Self::new() }
     }
 
     /// A kernel that always fails with `errno`.

@@ -97,11 +97,11 @@ mod tests {
 
     #[test]
     fn knows_what_the_kernel_knows() {
-        let support = Support::probe_with(&Mock::new());
+        let support = Support::probe_with(&Mock::without(Flags::SFORK));
         assert!(support.full_fork());
         assert!(support.has(Flags::SUBTREE | Flags::STOPPED | Flags::KEEP_TIDS));
-        assert_eq!(support.answer(Flags::ISOLATE), Answer::Unknown);
-        assert!(!support.has(Flags::SUBTREE | Flags::ISOLATE));
+        assert_eq!(support.answer(Flags::SFORK), Answer::Unknown);
+        assert!(!support.has(Flags::SUBTREE | Flags::SFORK));
     }
 
     #[test]

@@ -119,9 +119,14 @@ fn expect_answer(child: &Child, number: usize) {
 
 fn probe_knows_the_flags() {
     let support = Support::probe();
-    for flag in
-        [Flags::ALL_THREADS, Flags::SUBTREE, Flags::STOPPED, Flags::FROM_PIDFD, Flags::KEEP_TIDS]
-    {
+    for flag in [
+        Flags::ALL_THREADS,
+        Flags::SUBTREE,
+        Flags::STOPPED,
+        Flags::FROM_PIDFD,
+        Flags::KEEP_TIDS,
+        Flags::ISOLATE,
+    ] {
         assert_eq!(support.answer(flag), Answer::Known, "{flag:?}");
     }
     // These may come, but nobody but the kernel answers.

@@ -59,7 +59,8 @@ struct fullfork_place {
 
 /* The flags that are built so far, the others are unknown. */
 #define CLONE_FULLFORK_FLAGS	(CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_STOPPED | \
-				 CLONE_FROM_PIDFD | CLONE_KEEP_TIDS | CLONE_SFORK)
+				 CLONE_FROM_PIDFD | CLONE_KEEP_TIDS | CLONE_ISOLATE | \
+				 CLONE_SFORK)
 
 pid_t fullfork(struct kernel_clone_args *kargs);
 bool fullfork_args_valid(const struct kernel_clone_args *kargs);

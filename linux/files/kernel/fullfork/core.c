@@ -17,7 +17,8 @@
  *    bounded time.  Then it looks again, since what was not claimed yet went on,
  *    until it finds nothing new.  Rights are checked before anybody is marked.
  * 2. Check.  Rights once more, as nobody can change theirs any more.  What cannot
- *    be copied truly is refused.  Nothing was copied yet.
+ *    be copied truly is refused.  Nothing was copied yet.  With CLONE_ISOLATE, the
+ *    caller then copies the objects that only members can reach, see isolate.c.
  * 3. Prepare.  Each original makes its own replica with copy_process(), as soon
  *    as those are there that it needs: its parent, its leader, and whoever copies
  *    an object that it shares; all else in parallel.  Who has exited is copied by
@@ -227,8 +228,9 @@ static int prepare_replicas(struct fullfork *op)
 {
 	return fullfork_check_rights(op) ?: fullfork_check_supported(op) ?:
 	       fullfork_link_members(op) ?: fullfork_check_template(op) ?:
-	       fullfork_check_results(op) ?: fullfork_prepare_reaper(op) ?:
-	       fullfork_prepare_replicas(op);
+	       fullfork_check_results(op) ?: fullfork_isolate(op) ?:
+	       fullfork_prepare_reaper(op) ?: fullfork_prepare_replicas(op) ?:
+	       fullfork_link_isolation(op);
 }
 
 /*
@@ -393,6 +395,7 @@ static void fullfork_commit(struct fullfork *op, int event)
 	struct fullfork_group *g;
 
 	trace_fullfork_commit(op->root->leader->replica, op->nr_members);
+	fullfork_report_isolation(op);
 
 	list_for_each_entry(g, &op->groups, node) {
 		join_replica_session(g);
@@ -416,6 +419,7 @@ static void fullfork_commit(struct fullfork *op, int event)
 			if (!fullfork_has_exited(m))
 				wake_up_new_task(m->replica);
 
+	fullfork_free_isolation(op);
 	fullfork_detach(op, &op->groups);
 	fullfork_release(op, &op->groups);
 	trace_fullfork_release(ktime_to_ns(ktime_sub(ktime_get(), op->start)));
@@ -496,6 +500,7 @@ static void fullfork_abort(struct fullfork *op)
 
 	trace_fullfork_abort(op->err, op->reason, op->culprit);
 
+	fullfork_free_isolation(op);
 	/* No member leaves from here on. */
 	fullfork_detach(op, &op->groups);
 	list_for_each_entry(g, &op->groups, node) {

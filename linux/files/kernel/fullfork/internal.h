@@ -3,6 +3,7 @@
 #define _FULLFORK_INTERNAL_H
 
 #include <linux/fullfork.h>
+#include <linux/fullfork_isolate.h>
 #include <linux/fullfork_set.h>
 #include <linux/list.h>
 #include <linux/sched/wake_q.h>
@@ -34,6 +35,7 @@ enum fullfork_reason {
 	FULLFORK_TEMPLATE,		/* not all of it is there any more */
 	FULLFORK_REPLICA_KILLED,
 	FULLFORK_MEMBER_KILLED,		/* an original, while replicas were prepared */
+	FULLFORK_ISOLATION,		/* an object could not be copied */
 	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
 };
 
@@ -71,11 +73,13 @@ struct fullfork_need {
  * @node: in the hash table of the operation
  * @object: its address, or that of the original itself
  * @owner: the first member that has it
+ * @nr_sharers: how many members have it
  */
 struct fullfork_object {
 	struct hlist_node	node;
 	const void		*object;
 	struct fullfork_member	*owner;
+	unsigned int		nr_sharers;
 };
 
 /**
@@ -187,6 +191,7 @@ struct fullfork_pid_ns {
  * @pid_ns: the namespace for the TIDs of CLONE_KEEP_TIDS, else NULL
  * @pid_namespaces: namespaces of replicas that are not those of originals
  * @reaper: the reaper made for @pid_ns, not started yet, else NULL
+ * @isolation: what CLONE_ISOLATE copies, else NULL
  * @objects: hash table of the objects that members share
  * @objects_bits: size of it
  *
@@ -218,6 +223,7 @@ struct fullfork {
 	struct pid_namespace		*pid_ns;
 	struct list_head		pid_namespaces;
 	struct task_struct		*reaper;
+	struct fullfork_isolation	*isolation;
 	struct hlist_head		*objects;
 	unsigned int			objects_bits;
 
@@ -297,6 +303,16 @@ int fullfork_check_supported(struct fullfork *op);
 
 /* link.c */
 int fullfork_link_members(struct fullfork *op);
+struct fullfork_member *fullfork_find_member(struct fullfork *op,
+					     const struct task_struct *original);
+
+/* isolate.c */
+int fullfork_isolate(struct fullfork *op);
+void fullfork_isolate_files(struct fullfork *op, struct files_struct *files);
+int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm);
+int fullfork_link_isolation(struct fullfork *op);
+void fullfork_report_isolation(struct fullfork *op);
+void fullfork_free_isolation(struct fullfork *op);
 
 /* replica.c */
 int fullfork_prepare_replicas(struct fullfork *op);

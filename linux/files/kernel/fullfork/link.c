@@ -36,6 +36,13 @@ static struct fullfork_member *find_owner(struct fullfork *op, const void *objec
 	return NULL;
 }
 
+/* The member of a task, NULL if it is none. */
+struct fullfork_member *fullfork_find_member(struct fullfork *op,
+					     const struct task_struct *original)
+{
+	return find_owner(op, original);
+}
+
 static void add_need(struct fullfork_member *m, struct fullfork_member *on)
 {
 	struct fullfork_need *need;
@@ -81,12 +88,14 @@ static void link_object(struct fullfork_member *m, enum fullfork_shared what,
 
 	m->owners[what] = find_owner(op, object);
 	if (m->owners[what]) {
+		m->owners[what]->objects[what].nr_sharers++;
 		add_need(m, m->owners[what]);
 		return;
 	}
 	m->owners[what] = m;
 	o->object = object;
 	o->owner = m;
+	o->nr_sharers = 1;
 	hlist_add_head(&o->node, bucket(op, object));
 }
 

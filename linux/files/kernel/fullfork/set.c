@@ -21,7 +21,7 @@
 #define FULLFORK_SET_FLAGS (CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_STOPPED |	\
 			    CLONE_KEEP_TIDS | CLONE_NEWPID | CLONE_PIDFD |	\
 			    CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_AUTOREAP | \
-			    CLONE_NNP)
+			    CLONE_NNP | CLONE_ISOLATE)
 
 /**
  * fullfork_was_stopped() - is the replica of a process to be stopped?
@@ -107,7 +107,8 @@ static u64 request_flags(const struct fullfork_request *request)
 	u64 flags = request->flags | CLONE_FROM_PIDFD;
 
 	if (request->template)
-		flags |= request->template->flags & (CLONE_ALL_THREADS | CLONE_SUBTREE);
+		flags |= request->template->flags &
+			 (CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_ISOLATE);
 	return flags;
 }
 

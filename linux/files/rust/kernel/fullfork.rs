@@ -80,6 +80,10 @@ impl_flags!(
         /// `CLONE_KEEP_TIDS`: keep the TIDs, in another PID namespace.
         KeepTids = bindings::CLONE_KEEP_TIDS,
 
+        /// `CLONE_ISOLATE`: copy the objects that only members can reach, in place of sharing
+        /// them.
+        Isolate = bindings::CLONE_ISOLATE,
+
         /// `CLONE_NEWPID`: make that PID namespace, instead of using that of the caller's
         /// children.
         NewPid = bindings::CLONE_NEWPID as u64,

@@ -65,6 +65,7 @@ fn needed(args: &args::Copy) -> Flags {
     flags.set(Flags::SUBTREE, args.tree);
     flags.set(Flags::STOPPED, args.stopped);
     flags.set(Flags::KEEP_TIDS, args.keep_tids);
+    flags.set(Flags::ISOLATE, args.isolate);
     flags
 }
 
@@ -73,6 +74,9 @@ fn builder<'b>(args: &args::Copy, context: &Context<'b>) -> Builder<'b> {
         Builder::on(context.backend, scope(args.tree)).tids(tids(args.keep_tids)).tid_map();
     if args.stopped {
         builder = builder.stopped();
+    }
+    if args.isolate {
+        builder = builder.isolated();
     }
     if args.no_new_privs {
         builder = builder.no_new_privs();
@@ -202,6 +206,7 @@ mod tests {
             tree: false,
             stopped: false,
             keep_tids: false,
+            isolate: false,
             no_new_privs: false,
             wait: false,
         }
@@ -244,10 +249,15 @@ mod tests {
     #[test]
     fn asks_for_what_the_options_say() {
         let mock = Mock::new();
-        let all = args::Copy { tree: true, stopped: true, keep_tids: true, ..args() };
+        let all =
+            args::Copy { tree: true, stopped: true, keep_tids: true, isolate: true, ..args() };
         copy(&all, &mock, false).0.unwrap();
-        let expected =
-            Flags::ALL_THREADS | Flags::SUBTREE | Flags::STOPPED | Flags::KEEP_TIDS | Flags::NEWPID;
+        let expected = Flags::ALL_THREADS
+            | Flags::SUBTREE
+            | Flags::STOPPED
+            | Flags::KEEP_TIDS
+            | Flags::NEWPID
+            | Flags::ISOLATE;
         assert_eq!(mock.calls()[0].flags, expected);
     }
 

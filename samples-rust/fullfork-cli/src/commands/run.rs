@@ -80,6 +80,7 @@ fn needed(args: &args::Run) -> Flags {
     let mut flags = Flags::FROM_PIDFD;
     flags.set(Flags::SUBTREE, args.tree);
     flags.set(Flags::KEEP_TIDS, args.keep_tids);
+    flags.set(Flags::ISOLATE, args.isolate);
     flags
 }
 
@@ -106,7 +107,10 @@ fn copy_all(
 ) -> Result<(), Failure> {
     let what = || format!("process {}", program.id());
     let pidfd = open_pidfd(program.id()).map_err(Failure::of(what()))?;
-    let builder = Builder::on(context.backend, scope(args.tree)).tids(tids(args.keep_tids));
+    let mut builder = Builder::on(context.backend, scope(args.tree)).tids(tids(args.keep_tids));
+    if args.isolate {
+        builder = builder.isolated();
+    }
     let progress = Progress::new();
     while copies.len() < args.copies {
         progress.show(&format!("copy {} of {}", copies.len() + 1, args.copies));
@@ -173,6 +177,7 @@ mod tests {
             copies: 2,
             tree: false,
             keep_tids: false,
+            isolate: false,
             ready: args::Ready {
                 ready_after: Some(Duration::ZERO),
                 ready_line: None,

@@ -5,6 +5,7 @@
 #if !defined(_TRACE_FULLFORK_H) || defined(TRACE_HEADER_MULTI_READ)
 #define _TRACE_FULLFORK_H
 
+#include <linux/fs.h>
 #include <linux/sched.h>
 #include <linux/tracepoint.h>
 
@@ -33,6 +34,7 @@
 	EM(FULLFORK_TEMPLATE,		"template")	\
 	EM(FULLFORK_REPLICA_KILLED,	"replica-killed")	\
 	EM(FULLFORK_MEMBER_KILLED,	"member-killed")	\
+	EM(FULLFORK_ISOLATION,		"isolation")	\
 	EMe(FULLFORK_OTHER_CALLER,	"other-caller")
 
 #undef EM
@@ -100,6 +102,38 @@ TRACE_EVENT(fullfork_replica,
 	),
 
 	TP_printk("original=%d replica=%d", __entry->original, __entry->replica)
+);
+
+TRACE_EVENT(fullfork_object,
+
+	TP_PROTO(const char *kind, struct file *file, bool copied, unsigned long count,
+		 unsigned int nr_refs, unsigned int nr_found, unsigned int nr_files),
+
+	TP_ARGS(kind, file, copied, count, nr_refs, nr_found, nr_files),
+
+	TP_STRUCT__entry(
+		__string(kind, kind)
+		__field(u64, ino)
+		__field(bool, copied)
+		__field(unsigned long, count)
+		__field(unsigned int, nr_refs)
+		__field(unsigned int, nr_found)
+		__field(unsigned int, nr_files)
+	),
+
+	TP_fast_assign(
+		__assign_str(kind);
+		__entry->ino = file_inode(file)->i_ino;
+		__entry->copied = copied;
+		__entry->count = count;
+		__entry->nr_refs = nr_refs;
+		__entry->nr_found = nr_found;
+		__entry->nr_files = nr_files;
+	),
+
+	TP_printk("kind=%s ino=%llu %s refs=%u of %lu files=%u of %u", __get_str(kind),
+		  __entry->ino, __entry->copied ? "copied" : "shared", __entry->nr_refs,
+		  __entry->count, __entry->nr_found, __entry->nr_files)
 );
 
 TRACE_EVENT(fullfork_commit,

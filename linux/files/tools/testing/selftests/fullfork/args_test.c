@@ -432,35 +432,4 @@ TEST_F_LONG(alone, rejects_flag)
 	expect_flags_refused(_metadata, variant->flag);
 }
 
-/*
- * Flags whose part is not built yet.  A variant goes, with the tests of the
- * part coming, when it is.
- */
-FIXTURE(not_built)
-{
-};
-
-FIXTURE_VARIANT(not_built)
-{
-	__u64 flags;
-};
-
-FIXTURE_VARIANT_ADD(not_built, isolate) {
-	.flags = CLONE_ALL_THREADS | CLONE_ISOLATE,
-};
-
-FIXTURE_SETUP(not_built)
-{
-	require_fullfork(_metadata);
-}
-
-FIXTURE_TEARDOWN(not_built)
-{
-}
-
-TEST_F_LONG(not_built, rejects_flag)
-{
-	expect_flags_refused(_metadata, variant->flags);
-}
-
 TEST_HARNESS_MAIN

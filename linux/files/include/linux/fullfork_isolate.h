@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_FULLFORK_ISOLATE_H
+#define _LINUX_FULLFORK_ISOLATE_H
+
+#include <linux/fs.h>
+#include <linux/seq_file.h>
+
+/*
+ * Full fork with CLONE_ISOLATE: how a subsystem lets its objects be copied for
+ * the replicas.  What is done with it is described in kernel/fullfork/isolate.c.
+ */
+
+struct fullfork_isolation;
+struct pid;
+struct signal_struct;
+struct sigqueue;
+struct task_struct;
+struct vm_area_struct;
+
+/**
+ * struct fullfork_file_ops - how to copy what a file refers to
+ * @name: of the kind, for the tracepoint
+ * @applies: are there, among the files with these operations, such that can be
+ *	copied, as @file?  Optional; takes no lock
+ * @object: the object that the file refers to, and in @nr_files how many files
+ *	do so, with anything else that refers to it counted as a file; NULL if it
+ *	is one that cannot be copied
+ * @scan: tell fullfork_found_file() of each file that the object holds; optional
+ * @copy: a new file, in place of @file, for a copy of its object with all that is
+ *	in it; or for the copy that @first refers to, if that is not NULL
+ * @remake: in place of @copy, when there are all replicas, a file for what @file
+ *	would refer to if it had been opened in a replica; NULL if that is the same
+ * @link: let the copy, when there are all copies and replicas, refer to those in
+ *	place of what they are copies of, see fullfork_copied_file(),
+ *	fullfork_linked_file() and fullfork_replica_pid(); optional
+ * @start: let the copy do what it does by itself; optional, and cannot fail
+ *
+ * All but these two may sleep, but not wait for a member.  They are called by the
+ * caller of the full fork, with the credentials that opened @file, and what they
+ * allocate is charged to the cgroup of a member that has it.  Members do nothing
+ * meanwhile, but the rest of the system may still find the object.
+ */
+struct fullfork_file_ops {
+	const char	*name;
+	bool		(*applies)(struct file *file);
+	const void	*(*object)(struct file *file, unsigned int *nr_files);
+	int		(*scan)(struct file *file, struct fullfork_isolation *isolation);
+	struct file	*(*copy)(struct file *file, struct file *first);
+	struct file	*(*remake)(struct file *file, struct fullfork_isolation *isolation);
+	int		(*link)(struct file *file, struct file *copy,
+				struct fullfork_isolation *isolation);
+	void		(*start)(struct file *file, struct file *copy);
+};
+
+/* As posixtimer_init_sigqueue(), for another task, which cannot exit. */
+bool posixtimer_init_sigqueue_of(struct sigqueue *q, struct task_struct *t);
+
+#ifdef CONFIG_FULLFORK
+
+/* Bits of f_mode that <linux/fs.h> leaves free */
+
+/* A full fork made it, as the copy of a file that only its members had open. */
+#define FMODE_FULLFORK_COPIED	((__force fmode_t)(1 << 8))
+
+/* A full fork could have copied it, but shared it: not only members have it. */
+#define FMODE_FULLFORK_SHARED	((__force fmode_t)(1 << 30))
+
+void fullfork_register(const struct file_operations *fops,
+		       const struct fullfork_file_ops *ops);
+void fullfork_register_sockets(const struct fullfork_file_ops *ops);
+const struct fullfork_file_ops *fullfork_file_ops(const struct file *file);
+
+int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file);
+struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct file *file);
+struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file);
+struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid);
+void fullfork_finish_fputs(struct task_struct *task);
+void vma_exchange_file(struct vm_area_struct *vma, struct file *file);
+int fullfork_copy_pending(struct task_struct *original, struct task_struct *p, bool whole);
+int fullfork_copy_timers(struct task_struct *original, struct task_struct *p,
+			 struct fullfork_isolation *isolation);
+void fullfork_copy_itimer(struct signal_struct *signal, struct signal_struct *copy);
+
+static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	fmode_t mode = READ_ONCE(file->f_mode);
+
+	/* The last one counts: what is shared by now may have been a copy. */
+	if (mode & FMODE_FULLFORK_SHARED)
+		seq_puts(m, "fullfork:\tshared\n");
+	else if (mode & FMODE_FULLFORK_COPIED)
+		seq_puts(m, "fullfork:\tcopied\n");
+}
+
+#else
+
+static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file) { }
+
+#endif /* CONFIG_FULLFORK */
+
+#endif /* _LINUX_FULLFORK_ISOLATE_H */

@@ -1,0 +1,906 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Full fork: copy what only members can reach, for CLONE_ISOLATE.
+ *
+ * Copyright (c) 2026 The full fork developers
+ */
+
+/**
+ * DOC: isolation
+ *
+ * Once all originals are quiesced and linked, and before there is a replica, the
+ * caller
+ *
+ * 1. finds every file of a kind that can be copied (for which fullfork_register() was called)
+ *    in the descriptor tables and mappings of members, and in the objects that it
+ *    finds on the way, and counts how often;
+ * 2. compares.  A file that has more references than were found is held by
+ *    somebody else too, and an object with more files than were found, or with one
+ *    that is held by somebody else, is reachable from outside.  What it holds is
+ *    then held from outside.  The rest is internal;
+ * 3. copies the internal objects.
+ *
+ * Each owner of a descriptor table or of memory then exchanges the files in the
+ * copy of it while that is not visible yet.  When there are all replicas, the caller
+ *
+ * 4. lets the copies refer to each other and to replicas as the originals do, and
+ *    starts those that act by themselves.
+ *
+ * Members do not change their tables, mappings and objects while they are
+ * quiesced.  Others may: they can look up a file through /proc or pidfd_getfd() at
+ * any time.  Before the comparison, it is then shared.  Afterwards they get the
+ * file of the original, which is what they asked for, and the copy is that of the
+ * instant at which it was made under the lock of the object.  References are only
+ * found where they are, so that the mistake that is possible is to share an object
+ * because somebody had a look at it, and never to copy one that somebody keeps.
+ *
+ * All may fail up to the end of step 4, and leaves nothing but copies that nobody
+ * has seen; nothing waits for a member.
+ */
+
+#include <linux/cred.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/fullfork.h>
+#include <linux/fullfork_isolate.h>
+#include <linux/hash.h>
+#include <linux/log2.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/pid.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <trace/events/fullfork.h>
+
+#include "internal.h"
+
+/**
+ * struct isolated_ref - a reference that an object holds
+ * @list: in &isolated_object.refs
+ * @file: to what
+ */
+struct isolated_ref {
+	struct list_head	list;
+	struct isolated_file	*file;
+};
+
+/**
+ * struct isolated_object - an object that files refer to
+ * @node: in the hash table
+ * @list: in &fullfork_isolation.objects
+ * @object: its address
+ * @files: those that were found
+ * @refs: what it holds itself, as it was when it was looked at
+ * @nr_found: number of @files
+ * @nr_files: how many refer to it
+ * @external: not only members can reach it
+ */
+struct isolated_object {
+	struct hlist_node	node;
+	struct list_head	list;
+	const void		*object;
+	struct list_head	files;
+	struct list_head	refs;
+	unsigned int		nr_found;
+	unsigned int		nr_files;
+	bool			external;
+};
+
+/**
+ * struct isolated_file - a file that members have, of a kind that can be copied
+ * @node: in the hash table
+ * @list: in &fullfork_isolation.files
+ * @object_node: in &isolated_object.files
+ * @file: it, held
+ * @owner: a member that has it
+ * @object: what it refers to; NULL if that cannot be copied
+ * @nr_refs: how often it was found
+ * @count: how many references there were
+ * @linked: @copy refers to others, or is about to
+ * @copy: the one for the replicas, or NULL
+ */
+struct isolated_file {
+	struct hlist_node	node;
+	struct list_head	list;
+	struct list_head	object_node;
+	struct file		*file;
+	struct fullfork_member	*owner;
+	struct isolated_object	*object;
+	unsigned int		nr_refs;
+	unsigned long		count;
+	bool			linked;
+	struct file		*copy;
+};
+
+/**
+ * struct fullfork_isolation - what there is to copy
+ * @op: the operation
+ * @files: all that were found; those that others hold are found last
+ * @objects: what they refer to
+ * @owner: the member for which is searched, or copied
+ * @holder: the object in which is searched, or NULL
+ * @bits: size of the hash tables
+ * @file_table: of files
+ * @object_table: of objects
+ */
+struct fullfork_isolation {
+	struct fullfork		*op;
+	struct list_head	files;
+	struct list_head	objects;
+	struct fullfork_member	*owner;
+	struct isolated_object	*holder;
+	unsigned int		bits;
+	struct hlist_head	*file_table;
+	struct hlist_head	*object_table;
+};
+
+/* The kinds that can be copied.  Few enough for a table that is never full. */
+#define KINDS_BITS 5
+
+static struct fullfork_kind {
+	const struct file_operations	*fops;
+	const struct fullfork_file_ops	*ops;
+} kinds[1 << KINDS_BITS] __ro_after_init;
+
+static struct fullfork_kind *find_kind(const struct file_operations *fops)
+{
+	unsigned int i = hash_ptr(fops, KINDS_BITS);
+
+	while (kinds[i].fops && kinds[i].fops != fops)
+		i = (i + 1) % ARRAY_SIZE(kinds);
+	return &kinds[i];
+}
+
+/**
+ * fullfork_register() - files of this kind can be copied
+ * @fops: their operations
+ * @ops: how
+ */
+void __init fullfork_register(const struct file_operations *fops,
+			      const struct fullfork_file_ops *ops)
+{
+	static unsigned int nr_kinds __initdata;
+
+	if (WARN_ON(++nr_kinds == ARRAY_SIZE(kinds)))
+		return;
+	*find_kind(fops) = (struct fullfork_kind){ .fops = fops, .ops = ops };
+}
+
+/**
+ * fullfork_file_ops() - how can it be copied?
+ * @file: a file that is open
+ *
+ * Return: NULL if it cannot be.
+ */
+const struct fullfork_file_ops *fullfork_file_ops(const struct file *file)
+{
+	return find_kind(file->f_op)->ops;
+}
+
+static const struct fullfork_file_ops *file_ops(const struct file *file)
+{
+	return fullfork_file_ops(file);
+}
+
+static struct isolated_file *find_file(struct fullfork_isolation *isolation,
+				       const struct file *file)
+{
+	struct isolated_file *f;
+
+	hlist_for_each_entry(f, &isolation->file_table[hash_ptr(file, isolation->bits)], node)
+		if (f->file == file)
+			return f;
+	return NULL;
+}
+
+static struct isolated_object *get_object(struct fullfork_isolation *isolation,
+					  struct file *file)
+{
+	struct isolated_object *o;
+	struct hlist_head *bucket;
+	unsigned int nr_files = 0;
+	const void *object;
+
+	object = file_ops(file)->object(file, &nr_files);
+	if (!object)
+		return NULL;
+
+	bucket = &isolation->object_table[hash_ptr(object, isolation->bits)];
+	hlist_for_each_entry(o, bucket, node) {
+		if (o->object != object)
+			continue;
+		/* By this file, one may see more. */
+		o->nr_files = max(o->nr_files, nr_files);
+		return o;
+	}
+
+	o = kzalloc_obj(*o, GFP_KERNEL_ACCOUNT);
+	if (!o)
+		return ERR_PTR(-ENOMEM);
+	o->object = object;
+	o->nr_files = nr_files;
+	INIT_LIST_HEAD(&o->files);
+	INIT_LIST_HEAD(&o->refs);
+	hlist_add_head(&o->node, bucket);
+	list_add_tail(&o->list, &isolation->objects);
+	return o;
+}
+
+static struct isolated_file *add_file(struct fullfork_isolation *isolation,
+				      struct file *file)
+{
+	struct isolated_object *o = get_object(isolation, file);
+	struct isolated_file *f;
+
+	if (IS_ERR(o))
+		return ERR_CAST(o);
+	f = kzalloc_obj(*f, GFP_KERNEL_ACCOUNT);
+	if (!f)
+		return ERR_PTR(-ENOMEM);
+
+	f->file = get_file(file);
+	f->owner = isolation->owner;
+	f->object = o;
+	if (o) {
+		list_add_tail(&f->object_node, &o->files);
+		o->nr_found++;
+	}
+	hlist_add_head(&f->node, &isolation->file_table[hash_ptr(file, isolation->bits)]);
+	list_add_tail(&f->list, &isolation->files);
+	return f;
+}
+
+static int add_ref(struct isolated_object *holder, struct isolated_file *f)
+{
+	struct isolated_ref *ref = kmalloc_obj(*ref, GFP_KERNEL_ACCOUNT);
+
+	if (!ref)
+		return -ENOMEM;
+	ref->file = f;
+	list_add(&ref->list, &holder->refs);
+	return 0;
+}
+
+/**
+ * fullfork_found_file() - a member, or an object of members, refers to a file
+ * @isolation: what there is to copy
+ * @file: the file, which stays where it was found
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
+{
+	struct isolated_file *f;
+
+	if (!file_ops(file))
+		return 0;
+	f = find_file(isolation, file) ?: add_file(isolation, file);
+	if (IS_ERR(f))
+		return PTR_ERR(f);
+	f->nr_refs++;
+	return isolation->holder ? add_ref(isolation->holder, f) : 0;
+}
+
+/**
+ * fullfork_copied_file() - what a replica has in place of a file
+ * @isolation: what there is to copy, and was copied
+ * @file: a file of an original
+ *
+ * Return: its copy, or @file itself if that is shared.
+ */
+struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct file *file)
+{
+	struct isolated_file *f;
+
+	if (!file_ops(file))
+		return file;
+	f = find_file(isolation, file);
+	return f && f->copy ? f->copy : file;
+}
+
+/* No longer needs the lock of a table whose tasks are all quiesced. */
+static struct fdtable *quiesced_fdtable(struct files_struct *files)
+{
+	return rcu_dereference_protected(files->fdt, true);
+}
+
+/* The file of @fd, or of the next one that is open, and then of that number. */
+static struct file *next_file(struct fdtable *fdt, unsigned int *fd)
+{
+	struct file *file;
+
+	for (;; ++*fd) {
+		*fd = find_next_bit(fdt->open_fds, fdt->max_fds, *fd);
+		if (*fd >= fdt->max_fds)
+			return NULL;
+		file = rcu_dereference_protected(fdt->fd[*fd], true);
+		if (file)
+			return file;
+	}
+}
+
+/* Are there others, too, that have the memory?  Rarely more than looks at it. */
+static bool has_other_users(struct mm_struct *mm, unsigned int nr_members)
+{
+	struct task_struct *p, *t;
+	unsigned int nr = 0;
+
+	if (atomic_read(&mm->mm_users) <= nr_members)
+		return false;
+	guard(rcu)();
+	for_each_process_thread(p, t)
+		nr += READ_ONCE(t->mm) == mm;
+	return nr > nr_members;
+}
+
+/* The table of @m, unless a member before it has it, or who is no member. */
+static struct files_struct *own_files(struct fullfork_member *m)
+{
+	struct files_struct *files = m->original->files;
+
+	if (fullfork_has_exited(m) || m->owners[FULLFORK_FILES] != m)
+		return NULL;
+	return atomic_read(&files->count) == m->objects[FULLFORK_FILES].nr_sharers ? files : NULL;
+}
+
+static struct mm_struct *own_mm(struct fullfork_member *m)
+{
+	struct mm_struct *mm = m->original->mm;
+
+	if (fullfork_has_exited(m) || m->owners[FULLFORK_MM] != m)
+		return NULL;
+	return has_other_users(mm, m->objects[FULLFORK_MM].nr_sharers) ? NULL : mm;
+}
+
+static unsigned int count_files(struct fullfork *op)
+{
+	struct files_struct *files;
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+	struct fdtable *fdt;
+	struct file *file;
+	unsigned int fd, nr = 0;
+
+	list_for_each_entry(g, &op->groups, node) {
+		list_for_each_entry(m, &g->members, node) {
+			files = own_files(m);
+			if (!files)
+				continue;
+			fdt = quiesced_fdtable(files);
+			for (fd = 0; (file = next_file(fdt, &fd)); fd++)
+				nr += !!file_ops(file);
+		}
+	}
+	return nr;
+}
+
+static int find_in_files(struct fullfork_isolation *isolation, struct files_struct *files)
+{
+	struct fdtable *fdt = quiesced_fdtable(files);
+	struct file *file;
+	unsigned int fd;
+	int err;
+
+	for (fd = 0; (file = next_file(fdt, &fd)); fd++) {
+		err = fullfork_found_file(isolation, file);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int find_in_mm(struct fullfork_isolation *isolation, struct mm_struct *mm)
+{
+	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
+	int err = 0;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for_each_vma(vmi, vma) {
+		/* What a private mapping has not changed yet would have to be copied, too. */
+		if (!vma->vm_file || !(vma->vm_flags & VM_MAYSHARE))
+			continue;
+		err = fullfork_found_file(isolation, vma->vm_file);
+		if (err)
+			break;
+	}
+	mmap_read_unlock(mm);
+	return err;
+}
+
+static int find_files(struct fullfork_isolation *isolation, struct fullfork *op)
+{
+	struct files_struct *files;
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+	struct isolated_file *f;
+	struct mm_struct *mm;
+	int err = 0;
+
+	list_for_each_entry(g, &op->groups, node) {
+		list_for_each_entry(m, &g->members, node) {
+			isolation->owner = m;
+			files = own_files(m);
+			if (files)
+				err = find_in_files(isolation, files);
+			mm = err ? NULL : own_mm(m);
+			if (mm)
+				err = find_in_mm(isolation, mm);
+			if (err)
+				return err;
+		}
+	}
+
+	/* The list grows while it is walked. */
+	list_for_each_entry(f, &isolation->files, list) {
+		if (!f->object || !file_ops(f->file)->scan)
+			continue;
+		isolation->owner = f->owner;
+		isolation->holder = f->object;
+		err = file_ops(f->file)->scan(f->file, isolation);
+		isolation->holder = NULL;
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* Does anybody else hold it, or expect signals from it? */
+static bool is_held_outside(struct isolated_file *f)
+{
+	/* But for our own. */
+	f->count = file_count(f->file) - 1;
+	return f->count != f->nr_refs || READ_ONCE(f->file->f_owner);
+}
+
+static bool is_external(struct isolated_object *o)
+{
+	struct isolated_file *f;
+
+	bool held = false;
+
+	/* All are looked at, for what is reported. */
+	list_for_each_entry(f, &o->files, object_node)
+		held |= is_held_outside(f);
+	return held || o->nr_found != o->nr_files;
+}
+
+/* What it holds can be had from outside. */
+static void set_external(struct isolated_object *o)
+{
+	struct isolated_ref *ref;
+
+	o->external = true;
+	list_for_each_entry(ref, &o->refs, list)
+		ref->file->nr_refs--;
+}
+
+static void find_external(struct fullfork_isolation *isolation)
+{
+	struct isolated_object *o;
+	bool found;
+
+	do {
+		found = false;
+		list_for_each_entry(o, &isolation->objects, list) {
+			if (o->external || !is_external(o))
+				continue;
+			set_external(o);
+			found = true;
+		}
+	} while (found);
+}
+
+static bool is_internal(const struct isolated_file *f)
+{
+	return f->object && !f->object->external;
+}
+
+/* The copy is made with the rights, and at the cost, of those who have the file. */
+struct isolate_scope {
+	struct mem_cgroup	*memcg;
+	struct mem_cgroup	*old_memcg;
+	const struct cred	*old_cred;
+};
+
+static void enter_scope(struct isolate_scope *scope, struct isolated_file *f)
+{
+	scope->memcg = get_mem_cgroup_from_mm(f->owner->original->mm);
+	scope->old_memcg = set_active_memcg(scope->memcg);
+	scope->old_cred = override_creds(f->file->f_cred);
+}
+
+static void leave_scope(struct isolate_scope *scope)
+{
+	revert_creds(scope->old_cred);
+	set_active_memcg(scope->old_memcg);
+	mem_cgroup_put(scope->memcg);
+}
+
+static int set_copy(struct isolated_file *f, struct file *copy)
+{
+	if (IS_ERR(copy))
+		return PTR_ERR(copy);
+	copy->f_flags = f->file->f_flags;
+	copy->f_iocb_flags = f->file->f_iocb_flags;
+	copy->f_pos = f->file->f_pos;
+	copy->f_mode |= FMODE_FULLFORK_COPIED;
+	f->copy = copy;
+	return 0;
+}
+
+static int copy_file(struct isolated_file *f, struct file *first)
+{
+	struct file *file = f->file, *copy;
+	struct isolate_scope scope;
+
+	enter_scope(&scope, f);
+	copy = file_ops(file)->copy(file, first);
+	leave_scope(&scope);
+	return set_copy(f, copy);
+}
+
+static int copy_object(struct isolated_object *o)
+{
+	struct isolated_file *first = NULL, *f;
+	int err;
+
+	list_for_each_entry(f, &o->files, object_node) {
+		if (!file_ops(f->file)->copy)
+			continue;
+		err = copy_file(f, first ? first->copy : NULL);
+		if (err)
+			return err;
+		first = first ?: f;
+	}
+	return 0;
+}
+
+static int link_file(struct fullfork_isolation *isolation, struct isolated_file *f)
+{
+	struct isolate_scope scope;
+	int err;
+
+	if (f->linked || !f->copy || !file_ops(f->file)->link)
+		return 0;
+	f->linked = true;
+	enter_scope(&scope, f);
+	err = file_ops(f->file)->link(f->file, f->copy, isolation);
+	leave_scope(&scope);
+	return err;
+}
+
+/**
+ * fullfork_linked_file() - what a replica has in place of a file, linked
+ * @isolation: what there is to copy, and was copied
+ * @file: a file of an original
+ *
+ * Return: as fullfork_copied_file(), or an ERR_PTR().
+ */
+struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file)
+{
+	struct isolated_file *f = file_ops(file) ? find_file(isolation, file) : NULL;
+	int err;
+
+	if (!f || !f->copy)
+		return file;
+	err = link_file(isolation, f);
+	return err ? ERR_PTR(err) : f->copy;
+}
+
+static int copy_objects(struct fullfork_isolation *isolation)
+{
+	struct isolated_object *o;
+	int err;
+
+	list_for_each_entry(o, &isolation->objects, list) {
+		err = o->external ? 0 : copy_object(o);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static struct fullfork_isolation *alloc_isolation(unsigned int nr)
+{
+	struct fullfork_isolation *isolation = kzalloc_obj(*isolation, GFP_KERNEL_ACCOUNT);
+
+	if (!isolation)
+		return NULL;
+	INIT_LIST_HEAD(&isolation->files);
+	INIT_LIST_HEAD(&isolation->objects);
+	isolation->bits = ilog2(nr | 1) + 1;
+	isolation->file_table = kvcalloc(2UL << isolation->bits, sizeof(struct hlist_head),
+					 GFP_KERNEL_ACCOUNT);
+	if (!isolation->file_table) {
+		kfree(isolation);
+		return NULL;
+	}
+	isolation->object_table = isolation->file_table + (1UL << isolation->bits);
+	return isolation;
+}
+
+/* Limits have the errno that the contract of full fork has for limits. */
+static int isolation_error(int err)
+{
+	switch (err) {
+	case -ENOMEM:
+	case -EINTR:
+	case -EOPNOTSUPP:
+		return err;
+	default:
+		return -EAGAIN;
+	}
+}
+
+static void finish_fputs(struct fullfork *op)
+{
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &op->groups, node)
+		list_for_each_entry(m, &g->members, node)
+			if (!fullfork_has_exited(m))
+				fullfork_finish_fputs(m->original);
+}
+
+/**
+ * fullfork_isolate() - copy what only members can reach
+ * @op: the operation, with all members linked and no replica yet
+ *
+ * Return: 0; -ENOMEM; -EAGAIN for a limit; -EINTR.
+ */
+int fullfork_isolate(struct fullfork *op)
+{
+	int err;
+
+	if (!(op->kargs->flags & CLONE_ISOLATE))
+		return 0;
+
+	finish_fputs(op);
+	op->isolation = alloc_isolation(count_files(op));
+	if (!op->isolation)
+		return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
+	op->isolation->op = op;
+
+	err = find_files(op->isolation, op);
+	if (!err) {
+		find_external(op->isolation);
+		err = copy_objects(op->isolation);
+	}
+	if (err)
+		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
+	return 0;
+}
+
+/**
+ * fullfork_isolate_files() - exchange what was copied in a descriptor table
+ * @op: the operation
+ * @files: the copy of the table of an original, whose tasks do not run yet
+ */
+void fullfork_isolate_files(struct fullfork *op, struct files_struct *files)
+{
+	struct file *file, *copy;
+	struct fdtable *fdt;
+	unsigned int fd;
+
+	if (!op->isolation)
+		return;
+	fdt = quiesced_fdtable(files);
+	for (fd = 0; (file = next_file(fdt, &fd)); fd++) {
+		copy = fullfork_copied_file(op->isolation, file);
+		if (copy == file)
+			continue;
+		/* Others may look it up, if the replica is there. */
+		scoped_guard(spinlock, &files->file_lock)
+			rcu_assign_pointer(fdt->fd[fd], get_file(copy));
+		/* Not the last reference: the original has it, and is quiesced. */
+		fput(file);
+	}
+}
+
+/**
+ * fullfork_isolate_mm() - exchange what was copied in the memory of a replica
+ * @op: the operation
+ * @mm: the copy of the memory of an original, which nobody else can see yet
+ *
+ * Pages of shared mappings were not copied, they are there when they are needed.
+ *
+ * Return: 0 or -EINTR.
+ */
+int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
+{
+	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
+	struct file *copy;
+
+	if (!op->isolation)
+		return 0;
+	if (mmap_write_lock_killable(mm))
+		return -EINTR;
+	for_each_vma(vmi, vma) {
+		if (!vma->vm_file || !(vma->vm_flags & VM_MAYSHARE))
+			continue;
+		copy = fullfork_copied_file(op->isolation, vma->vm_file);
+		if (copy != vma->vm_file)
+			vma_exchange_file(vma, copy);
+	}
+	mmap_write_unlock(mm);
+	return 0;
+}
+
+/**
+ * fullfork_replica_pid() - who is meant in what was copied
+ * @isolation: what was copied, with all replicas prepared
+ * @pid: a task, or NULL
+ *
+ * Return: its replica if it was copied, else @pid itself.
+ */
+struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid)
+{
+	struct fullfork_member *m = NULL;
+	struct task_struct *original;
+
+	guard(rcu)();
+	original = pid ? pid_task(pid, PIDTYPE_PID) : NULL;
+	if (original)
+		m = fullfork_find_member(isolation->op, original);
+	return m ? task_pid(m->replica) : pid;
+}
+
+static int remake_file(struct fullfork_isolation *isolation, struct isolated_file *f)
+{
+	struct isolate_scope scope;
+	struct file *copy;
+
+	enter_scope(&scope, f);
+	copy = file_ops(f->file)->remake(f->file, isolation);
+	leave_scope(&scope);
+	if (copy)
+		return set_copy(f, copy);
+	f->object->external = true;
+	return 0;
+}
+
+static int remake_files(struct fullfork_isolation *isolation, bool *any)
+{
+	struct isolated_file *f;
+	int err;
+
+	list_for_each_entry(f, &isolation->files, list) {
+		if (!is_internal(f) || !file_ops(f->file)->remake)
+			continue;
+		err = remake_file(isolation, f);
+		if (err)
+			return err;
+		*any |= !!f->copy;
+	}
+	return 0;
+}
+
+static void exchange_remade(struct fullfork *op)
+{
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &op->groups, node)
+		list_for_each_entry(m, &g->members, node)
+			if (!fullfork_has_exited(m) && m->owners[FULLFORK_FILES] == m)
+				fullfork_isolate_files(op, m->replica->files);
+}
+
+/* What is pending, and what will be.  The first member stands for its process. */
+static int copy_signals(struct fullfork *op)
+{
+	struct fullfork_group *g;
+	int err = 0;
+
+	list_for_each_entry(g, &op->groups, node) {
+		struct fullfork_member *m;
+		bool whole = true;
+
+		list_for_each_entry(m, &g->members, node) {
+			if (fullfork_has_exited(m))
+				continue;
+			if (whole)
+				err = fullfork_copy_timers(m->original, m->replica, op->isolation);
+			if (!err)
+				err = fullfork_copy_pending(m->original, m->replica, whole);
+			if (err)
+				return err;
+			whole = false;
+		}
+	}
+	return err;
+}
+
+/**
+ * fullfork_link_isolation() - let copies refer to each other, and to replicas
+ * @op: the operation, with all replicas prepared
+ *
+ * Return: as fullfork_isolate().
+ */
+int fullfork_link_isolation(struct fullfork *op)
+{
+	struct fullfork_isolation *isolation = op->isolation;
+	struct isolated_file *f;
+	bool remade = false;
+	int err;
+
+	if (!isolation)
+		return 0;
+	err = remake_files(isolation, &remade);
+	if (remade)
+		exchange_remade(op);
+	list_for_each_entry(f, &isolation->files, list)
+		err = err ?: link_file(isolation, f);
+	err = err ?: copy_signals(op);
+	if (err)
+		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
+
+	list_for_each_entry(f, &isolation->files, list)
+		if (f->copy && file_ops(f->file)->start)
+			file_ops(f->file)->start(f->file, f->copy);
+	return 0;
+}
+
+/**
+ * fullfork_report_isolation() - say what is copied and what is shared
+ * @op: the operation, which is committed
+ */
+void fullfork_report_isolation(struct fullfork *op)
+{
+	struct fullfork_isolation *isolation = op->isolation;
+	struct isolated_file *f;
+
+	if (!isolation)
+		return;
+
+	list_for_each_entry(f, &isolation->files, list) {
+		trace_fullfork_object(file_ops(f->file)->name, f->file, is_internal(f),
+				      f->count, f->nr_refs, f->object ? f->object->nr_found : 0,
+				      f->object ? f->object->nr_files : 0);
+		if (is_internal(f))
+			continue;
+		guard(spinlock)(&f->file->f_lock);
+		f->file->f_mode |= FMODE_FULLFORK_SHARED;
+	}
+}
+
+static void free_object(struct isolated_object *o)
+{
+	struct isolated_ref *ref, *next;
+
+	list_for_each_entry_safe(ref, next, &o->refs, list)
+		kfree(ref);
+	kfree(o);
+}
+
+/**
+ * fullfork_free_isolation() - drop what is not needed any more
+ * @op: the operation, whose replicas have all that was copied, or are not made
+ *
+ * Before the originals are released: they close files when they say so.
+ */
+void fullfork_free_isolation(struct fullfork *op)
+{
+	struct fullfork_isolation *isolation = op->isolation;
+	struct isolated_object *o, *next_o;
+	struct isolated_file *f, *next;
+
+	if (!isolation)
+		return;
+	list_for_each_entry_safe(f, next, &isolation->files, list) {
+		if (f->copy)
+			fput(f->copy);
+		fput(f->file);
+		kfree(f);
+	}
+	list_for_each_entry_safe(o, next_o, &isolation->objects, list)
+		free_object(o);
+	kvfree(isolation->file_table);
+	kfree(isolation);
+	op->isolation = NULL;
+}

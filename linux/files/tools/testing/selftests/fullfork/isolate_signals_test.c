@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * CLONE_ISOLATE: pending signals and timers are copied, too.
+ */
+#include "fullfork_isolate.h"
+
+#include <sys/resource.h>
+#include <sys/time.h>
+
+/* Long enough not to be over by accident, and too long to wait for. */
+#define FAR 3600
+
+#define SIG_TIMER (SIGRTMIN + 1)
+
+/* All signals that are used are blocked, and taken one by one. */
+FIXTURE(signals)
+{
+	sigset_t set;
+	timer_t timer;
+};
+
+FIXTURE_SETUP(signals)
+{
+	require_isolate(_metadata);
+	sigemptyset(&self->set);
+	sigaddset(&self->set, SIGUSR1);
+	sigaddset(&self->set, SIGALRM);
+	sigaddset(&self->set, SIGRTMIN);
+	sigaddset(&self->set, SIG_TIMER);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->set, NULL));
+}
+
+FIXTURE_TEARDOWN(signals)
+{
+}
+
+/* The number of the next signal within @seconds, -1 if there is none. */
+static int take(const sigset_t *set, siginfo_t *info, int seconds)
+{
+	struct timespec ts = { .tv_sec = seconds };
+	int sig;
+
+	do {
+		sig = sigtimedwait(set, info, &ts);
+	} while (sig < 0 && errno == EINTR);
+	return sig;
+}
+
+static bool takes_value(const sigset_t *set, int sig, int value)
+{
+	siginfo_t info = {};
+
+	return take(set, &info, 0) == sig && info.si_value.sival_int == value;
+}
+
+static int see_queued(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info;
+
+	replica_assert_eq(SIGUSR1, take(&self->set, &info, 0));
+	replica_assert_eq(SI_USER, info.si_code);
+	replica_assert_eq(getuid(), info.si_uid);
+	replica_assert(takes_value(&self->set, SIGRTMIN, 1));
+	replica_assert(takes_value(&self->set, SIGRTMIN, 2));
+	replica_assert_eq(-1, take(&self->set, &info, 0));
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, are_pending_on_both_sides)
+{
+	siginfo_t info;
+
+	ASSERT_EQ(0, kill(getpid(), SIGUSR1));
+	ASSERT_EQ(0, sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = 1 }));
+	ASSERT_EQ(0, sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = 2 }));
+	isolate_and_pass(_metadata, 0, see_queued, self);
+	EXPECT_EQ(SIGUSR1, take(&self->set, &info, 0));
+	EXPECT_TRUE(takes_value(&self->set, SIGRTMIN, 1));
+	EXPECT_TRUE(takes_value(&self->set, SIGRTMIN, 2));
+	EXPECT_EQ(-1, take(&self->set, &info, 0));
+}
+
+static int see_none(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info;
+
+	replica_assert_eq(-1, take(&self->set, &info, 0));
+	return REPLICA_PASS;
+}
+
+static int pass_if_pending(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info;
+
+	replica_assert_eq(SIGUSR1, take(&self->set, &info, 0));
+	return REPLICA_PASS;
+}
+
+/* The flag makes the difference. */
+TEST_F(signals, are_not_copied_without_the_flag)
+{
+	siginfo_t info;
+
+	ASSERT_EQ(0, kill(getpid(), SIGUSR1));
+	fork_and_pass(_metadata, 0, see_none, self);
+	isolate_and_pass(_metadata, 0, pass_if_pending, self);
+	EXPECT_EQ(SIGUSR1, take(&self->set, &info, 0));
+}
+
+/* Those of one thread stay those of its replica. */
+static void *wait_in_thread(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info;
+
+	while (!load(&report->word[WORD_FREE]))
+		poll_pause();
+	if (take(&self->set, &info, 0) == SIGUSR1)
+		record(0, 0);
+	return NULL;
+}
+
+TEST_F(signals, stay_with_their_thread)
+{
+	pthread_t thread;
+	siginfo_t info;
+	long pid;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, wait_in_thread, self));
+	ASSERT_EQ(0, pthread_kill(thread, SIGUSR1));
+	pid = full_fork(CLONE_ISOLATE);
+	if (!pid) {
+		/* Not ours. */
+		replica_assert_eq(-1, take(&self->set, &info, 0));
+		store(&report->word[WORD_FREE], 1);
+		replica_assert_eq(0, pthread_join(thread, NULL));
+		replica_exit(REPLICA_PASS);
+	}
+	ASSERT_LT(0, pid);
+	expect_pass(_metadata, pid);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	/* Of both threads. */
+	EXPECT_EQ(2, report->slot[0].recorded);
+}
+
+static int never(void *unused)
+{
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, count_for_the_limit)
+{
+	struct rlimit limit, old;
+	struct census before;
+	int i;
+
+	require_root(_metadata, "limits of another user");
+	ASSERT_EQ(0, setresuid(23456, 23456, 0));
+	for (i = 0; i < 6; i++)
+		ASSERT_EQ(0, sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = i }));
+	ASSERT_EQ(0, getrlimit(RLIMIT_SIGPENDING, &old));
+	limit = old;
+	limit.rlim_cur = 8;
+	ASSERT_EQ(0, setrlimit(RLIMIT_SIGPENDING, &limit));
+	before = take_census();
+	EXPECT_EQ(-EAGAIN, replica_main(full_fork(CLONE_ISOLATE), never, NULL));
+	expect_census(before);
+	ASSERT_EQ(0, setrlimit(RLIMIT_SIGPENDING, &old));
+	isolate_and_pass(_metadata, 0, never, NULL);
+	for (i = 0; i < 6; i++)
+		EXPECT_TRUE(takes_value(&self->set, SIGRTMIN, i));
+}
+
+static int see_alarm(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info;
+
+	replica_assert_eq(SIGALRM, take(&self->set, &info, DEADLINE));
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, come_from_setitimer)
+{
+	struct itimerval it = { .it_value.tv_usec = 300000 };
+	siginfo_t info;
+	long pid;
+
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &it, NULL));
+	pid = isolate(_metadata, 0, see_alarm, self);
+	EXPECT_EQ(SIGALRM, take(&self->set, &info, DEADLINE));
+	expect_pass(_metadata, pid);
+}
+
+static int see_alarms(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerval it;
+	siginfo_t info;
+	int i;
+
+	for (i = 0; i < 5; i++)
+		replica_assert_eq(SIGALRM, take(&self->set, &info, DEADLINE));
+	replica_assert_eq(0, getitimer(ITIMER_REAL, &it));
+	replica_assert_eq(20000, it.it_interval.tv_usec);
+	return REPLICA_PASS;
+}
+
+/* The first one is pending, and starts the next when it is taken. */
+TEST_F(signals, come_again_from_setitimer)
+{
+	struct itimerval it = {
+		.it_value.tv_usec = 1,
+		.it_interval.tv_usec = 20000,
+	};
+
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &it, NULL));
+	isolate_and_pass(_metadata, 0, see_alarms, self);
+	EXPECT_EQ(REPLICA_PASS, see_alarms(self));
+}
+
+static void make_timer(struct __test_metadata *_metadata, FIXTURE_DATA(signals) *self,
+		       long msec, long interval_msec)
+{
+	struct sigevent event = {
+		.sigev_notify = SIGEV_SIGNAL,
+		.sigev_signo = SIG_TIMER,
+		.sigev_value.sival_int = 77,
+	};
+	struct itimerspec spec = {
+		.it_value = { msec / 1000, msec % 1000 * 1000000 },
+		.it_interval = { interval_msec / 1000, interval_msec % 1000 * 1000000 },
+	};
+
+	ASSERT_EQ(0, timer_create(CLOCK_MONOTONIC, &event, &self->timer));
+	ASSERT_EQ(0, timer_settime(self->timer, 0, &spec, NULL));
+}
+
+static int see_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info;
+
+	replica_assert_eq(SIG_TIMER, take(&self->set, &info, DEADLINE));
+	replica_assert_eq(SI_TIMER, info.si_code);
+	replica_assert_eq(77, info.si_value.sival_int);
+	replica_assert_eq(0, timer_delete(self->timer));
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, come_from_a_timer_with_its_id)
+{
+	siginfo_t info;
+	long pid;
+
+	make_timer(_metadata, self, 300, 0);
+	pid = isolate(_metadata, 0, see_timer, self);
+	EXPECT_EQ(SIG_TIMER, take(&self->set, &info, DEADLINE));
+	expect_pass(_metadata, pid);
+	EXPECT_EQ(0, timer_delete(self->timer));
+}
+
+TEST_F(signals, come_from_a_timer_that_is_over)
+{
+	siginfo_t info;
+	sigset_t pending;
+
+	make_timer(_metadata, self, 1, 0);
+	ASSERT_TRUE(wait_until(!sigpending(&pending) && sigismember(&pending, SIG_TIMER),
+			       DEADLINE));
+	isolate_and_pass(_metadata, 0, see_timer, self);
+	EXPECT_EQ(SIG_TIMER, take(&self->set, &info, 0));
+}
+
+static int see_ticks(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	long ticks = 0;
+	siginfo_t info;
+
+	while (ticks < 20) {
+		replica_assert_eq(SIG_TIMER, take(&self->set, &info, DEADLINE));
+		ticks += 1 + timer_getoverrun(self->timer);
+	}
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, come_again_from_a_timer)
+{
+	make_timer(_metadata, self, 5, 5);
+	isolate_and_pass(_metadata, 0, see_ticks, self);
+	EXPECT_EQ(REPLICA_PASS, see_ticks(self));
+}
+
+static int see_time_left(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = {};
+
+	replica_assert_eq(0, timer_gettime(self->timer, &spec));
+	replica_assert(spec.it_value.tv_sec > FAR - 2 * DEADLINE);
+	replica_assert_eq(9, spec.it_interval.tv_sec);
+	memset(&spec, 0, sizeof(spec));
+	replica_assert_eq(0, timer_settime(self->timer, 0, &spec, NULL));
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, come_from_a_timer_of_its_own)
+{
+	struct itimerspec spec;
+
+	make_timer(_metadata, self, FAR * 1000L, 9000);
+	isolate_and_pass(_metadata, 0, see_time_left, self);
+	ASSERT_EQ(0, timer_gettime(self->timer, &spec));
+	EXPECT_LT(FAR - 2 * DEADLINE, spec.it_value.tv_sec);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * CLONE_ISOLATE: unix sockets that only members have are copied.
+ */
+#include "fullfork_isolate.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+/*
+ * Two sockets that are connected with each other, with messages in both
+ * directions.
+ */
+FIXTURE(unix_pair)
+{
+	int fds[2];
+	int extra[2];
+};
+
+FIXTURE_VARIANT(unix_pair)
+{
+	int type;
+};
+
+FIXTURE_VARIANT_ADD(unix_pair, stream) { .type = SOCK_STREAM };
+FIXTURE_VARIANT_ADD(unix_pair, dgram) { .type = SOCK_DGRAM };
+FIXTURE_VARIANT_ADD(unix_pair, seqpacket) { .type = SOCK_SEQPACKET };
+
+static bool sends(int fd, const char *text)
+{
+	return send(fd, text, strlen(text), MSG_NOSIGNAL) == strlen(text);
+}
+
+/* The next message is @text. */
+static bool gives(int fd, const char *text)
+{
+	char buf[64];
+	ssize_t len = recv(fd, buf, strlen(text) ?: 1, MSG_DONTWAIT);
+
+	return len == strlen(text) && !memcmp(buf, text, len);
+}
+
+static bool is_empty(int fd)
+{
+	char byte;
+
+	return recv(fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+FIXTURE_SETUP(unix_pair)
+{
+	require_isolate(_metadata);
+	ASSERT_EQ(0, socketpair(AF_UNIX, variant->type, 0, self->fds));
+	ASSERT_TRUE(sends(self->fds[0], "one"));
+	ASSERT_TRUE(sends(self->fds[0], "two"));
+	ASSERT_TRUE(sends(self->fds[1], "back"));
+}
+
+FIXTURE_TEARDOWN(unix_pair)
+{
+}
+
+static int see_messages(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	wait_turn();
+	replica_assert_fdinfo("copied", self->fds[0]);
+	replica_assert_fdinfo("copied", self->fds[1]);
+	replica_assert(gives(self->fds[1], "one"));
+	replica_assert(gives(self->fds[1], "two"));
+	replica_assert(gives(self->fds[0], "back"));
+	replica_assert(is_empty(self->fds[0]));
+	replica_assert(is_empty(self->fds[1]));
+	replica_assert(sends(self->fds[1], "more"));
+	replica_assert(gives(self->fds[0], "more"));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, has_its_messages_on_both_sides)
+{
+	long pid = isolate(_metadata, 0, see_messages, self);
+
+	EXPECT_TRUE(gives(self->fds[1], "one"));
+	EXPECT_TRUE(gives(self->fds[1], "two"));
+	EXPECT_TRUE(gives(self->fds[0], "back"));
+	give_turn();
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(is_empty(self->fds[0]));
+	EXPECT_TRUE(is_empty(self->fds[1]));
+}
+
+/* The part of a message that was received is gone. */
+static int see_rest(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	int bytes;
+
+	replica_assert_eq(0, ioctl(self->fds[1], FIONREAD, &bytes));
+	replica_assert_eq(5, bytes);
+	replica_assert(gives(self->fds[1], "netwo"));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, keeps_the_rest_of_a_stream)
+{
+	if (variant->type != SOCK_STREAM)
+		return;
+	ASSERT_TRUE(gives(self->fds[1], "o"));
+	isolate_and_pass(_metadata, 0, see_rest, self);
+	EXPECT_TRUE(gives(self->fds[1], "netwo"));
+}
+
+static int see_options(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	struct ucred cred;
+	struct timeval tv;
+	socklen_t len = sizeof(int);
+	int value;
+
+	replica_assert_eq(0, getsockopt(self->fds[0], SOL_SOCKET, SO_SNDBUF, &value, &len));
+	replica_assert_eq(2 * 10000, value);
+	replica_assert_eq(0, getsockopt(self->fds[0], SOL_SOCKET, SO_TYPE, &value, &len));
+	replica_assert_eq(report->word[WORD_FREE], value);
+	len = sizeof(tv);
+	replica_assert_eq(0, getsockopt(self->fds[0], SOL_SOCKET, SO_RCVTIMEO, &tv, &len));
+	replica_assert_eq(7, tv.tv_sec);
+	len = sizeof(cred);
+	replica_assert_eq(0, getsockopt(self->fds[0], SOL_SOCKET, SO_PEERCRED, &cred, &len));
+	/* It was made by the original, whose replica this is. */
+	replica_assert_eq(syscall(__NR_getpid), cred.pid);
+	replica_assert_eq(O_RDWR | O_NONBLOCK, fcntl(self->fds[1], F_GETFL));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, keeps_options)
+{
+	struct timeval tv = { .tv_sec = 7 };
+	int size = 10000;
+
+	report->word[WORD_FREE] = variant->type;
+	ASSERT_EQ(0, setsockopt(self->fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)));
+	ASSERT_EQ(0, setsockopt(self->fds[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)));
+	ASSERT_EQ(0, fcntl(self->fds[1], F_SETFL, O_NONBLOCK));
+	isolate_and_pass(_metadata, 0, see_options, self);
+}
+
+static int see_shutdown(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert(!sends(self->fds[0], "no"));
+	replica_assert_eq(EPIPE, errno);
+	replica_assert(sends(self->fds[1], "yes"));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, stays_shut_down)
+{
+	ASSERT_EQ(0, shutdown(self->fds[0], SHUT_WR));
+	isolate_and_pass(_metadata, 0, see_shutdown, self);
+}
+
+static int see_end(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert_fdinfo("copied", self->fds[1]);
+	replica_assert(gives(self->fds[1], "one"));
+	replica_assert(gives(self->fds[1], "two"));
+	if (report->word[WORD_FREE] == SOCK_DGRAM) {
+		replica_assert(is_empty(self->fds[1]));
+		replica_assert(!sends(self->fds[1], "no"));
+		replica_assert_eq(ECONNREFUSED, errno);
+	} else {
+		replica_assert(gives(self->fds[1], ""));
+		replica_assert(!sends(self->fds[1], "no"));
+		replica_assert_eq(EPIPE, errno);
+	}
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, ends_when_the_peer_has_closed_it)
+{
+	report->word[WORD_FREE] = variant->type;
+	ASSERT_TRUE(gives(self->fds[0], "back"));
+	ASSERT_EQ(0, close(self->fds[0]));
+	isolate_and_pass(_metadata, 0, see_end, self);
+	EXPECT_TRUE(gives(self->fds[1], "one"));
+}
+
+static int close_one(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert_eq(0, close(self->fds[0]));
+	replica_assert_eq(0, close(self->fds[1]));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, is_closed_on_one_side_only)
+{
+	isolate_and_pass(_metadata, 0, close_one, self);
+	EXPECT_TRUE(gives(self->fds[1], "one"));
+	EXPECT_TRUE(sends(self->fds[1], "still"));
+}
+
+/* As many messages as there is room for, no more and no less. */
+static unsigned int fill(int fd)
+{
+	char message[1000];
+	unsigned int n;
+
+	memset(message, 'm', sizeof(message));
+	for (n = 0; send(fd, message, sizeof(message), MSG_DONTWAIT) > 0; n++)
+		;
+	return n;
+}
+
+static int see_no_room(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	char buf[1000];
+
+	replica_assert_eq(0, fill(self->fds[0]));
+	while (recv(self->fds[1], buf, sizeof(buf), MSG_DONTWAIT) > 0)
+		;
+	replica_assert(fill(self->fds[0]) >= report->word[WORD_FREE]);
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, is_full_if_it_was)
+{
+	report->word[WORD_FREE] = fill(self->fds[0]);
+	isolate_and_pass(_metadata, 0, see_no_room, self);
+	EXPECT_EQ(0, fill(self->fds[0]));
+}
+
+static bool send_fd(int fd, int passed)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "";
+	struct iovec iov = { .iov_base = "f", .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &passed, sizeof(passed));
+	return sendmsg(fd, &msg, 0) == 1;
+}
+
+static int receive_fd(int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "", byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg;
+	int passed = -1;
+
+	if (recvmsg(fd, &msg, MSG_DONTWAIT) != 1 || byte != 'f')
+		return -1;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (cmsg && cmsg->cmsg_type == SCM_RIGHTS)
+		memcpy(&passed, CMSG_DATA(cmsg), sizeof(passed));
+	return passed;
+}
+
+static __u64 take(int fd)
+{
+	__u64 count = 0;
+
+	return read(fd, &count, sizeof(count)) == sizeof(count) ? count : 0;
+}
+
+/* Descriptors that nobody but a message has: those of copies. */
+static int receive_copy(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	int fd;
+
+	replica_assert(gives(self->fds[0], "back"));
+	fd = receive_fd(self->fds[0]);
+	replica_assert(fd >= 0);
+	replica_assert_fdinfo("copied", fd);
+	replica_assert_eq(5, take(fd));
+	replica_assert_eq(0, take(fd));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, copies_what_is_in_flight)
+{
+	int fd = eventfd(5, EFD_NONBLOCK);
+
+	ASSERT_TRUE(send_fd(self->fds[1], fd));
+	ASSERT_EQ(0, close(fd));
+	isolate_and_pass(_metadata, 0, receive_copy, self);
+	ASSERT_TRUE(gives(self->fds[0], "back"));
+	fd = receive_fd(self->fds[0]);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(5, take(fd));
+}
+
+/* A pair of sockets, one in flight to the other. */
+static int receive_itself(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	int fd;
+
+	replica_assert(gives(self->fds[0], "back"));
+	fd = receive_fd(self->fds[0]);
+	replica_assert(fd >= 0);
+	replica_assert(is_same_file(fd, self->fds[1]));
+	replica_assert_fdinfo("copied", fd);
+	replica_assert(sends(fd, "hello"));
+	replica_assert(gives(self->fds[0], "hello"));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, may_be_in_flight_itself)
+{
+	ASSERT_TRUE(send_fd(self->fds[1], self->fds[1]));
+	isolate_and_pass(_metadata, 0, receive_itself, self);
+}
+
+/* In a message that somebody else may receive. */
+static int see_shared_event(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert_fdinfo("shared", self->fds[0]);
+	replica_assert_fdinfo("shared", self->extra[0]);
+	replica_assert_eq(5, take(self->extra[0]));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, is_shared_with_all_that_is_in_it)
+{
+	pid_t outsider = start_outsider(_metadata, self->fds[0]);
+
+	self->extra[0] = eventfd(5, EFD_NONBLOCK);
+	ASSERT_TRUE(send_fd(self->fds[1], self->extra[0]));
+	isolate_and_pass(_metadata, 0, see_shared_event, self);
+	EXPECT_EQ(0, take(self->extra[0]));
+	end_outsider(_metadata, outsider);
+}
+
+static int see_epoll(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	struct epoll_event event;
+
+	replica_assert_eq(1, epoll_wait(self->extra[0], &event, 1, 0));
+	replica_assert(gives(self->fds[0], "back"));
+	replica_assert_eq(0, epoll_wait(self->extra[0], &event, 1, 0));
+	replica_assert(sends(self->fds[1], "more"));
+	replica_assert_eq(1, epoll_wait(self->extra[0], &event, 1, 0));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, is_looked_at_by_an_epoll)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+
+	self->extra[0] = epoll_create1(0);
+	ASSERT_EQ(0, epoll_ctl(self->extra[0], EPOLL_CTL_ADD, self->fds[0], &event));
+	isolate_and_pass(_metadata, 0, see_epoll, self);
+	EXPECT_EQ(1, epoll_wait(self->extra[0], &event, 1, 0));
+}
+
+/*
+ * Connections to a listener, which others can connect to.
+ */
+FIXTURE(unix_server)
+{
+	int listener;
+	int client;
+	int server;
+	struct sockaddr_un addr;
+	socklen_t len;
+};
+
+FIXTURE_SETUP(unix_server)
+{
+	require_isolate(_metadata);
+	self->addr.sun_family = AF_UNIX;
+	self->len = sizeof(sa_family_t);
+	self->listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	/* A name of its own in the abstract namespace */
+	ASSERT_EQ(0, bind(self->listener, (struct sockaddr *)&self->addr, self->len));
+	self->len = sizeof(self->addr);
+	ASSERT_EQ(0, getsockname(self->listener, (struct sockaddr *)&self->addr, &self->len));
+	ASSERT_EQ(0, listen(self->listener, 5));
+	self->client = socket(AF_UNIX, SOCK_STREAM, 0);
+	ASSERT_EQ(0, connect(self->client, (struct sockaddr *)&self->addr, self->len));
+	self->server = -1;
+}
+
+FIXTURE_TEARDOWN(unix_server)
+{
+}
+
+static int see_connection(void *arg)
+{
+	FIXTURE_DATA(unix_server) *self = arg;
+	struct sockaddr_un addr = {};
+	socklen_t len = sizeof(addr);
+
+	replica_assert_fdinfo("shared", self->listener);
+	replica_assert_fdinfo("copied", self->client);
+	replica_assert_fdinfo("copied", self->server);
+	replica_assert(sends(self->client, "replica"));
+	replica_assert(gives(self->server, "replica"));
+	replica_assert_eq(0, getpeername(self->client, (struct sockaddr *)&addr, &len));
+	replica_assert_eq(self->len, len);
+	replica_assert(!memcmp(&addr, &self->addr, len));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_server, copies_a_connection)
+{
+	self->server = accept(self->listener, NULL, NULL);
+	ASSERT_LE(0, self->server);
+	isolate_and_pass(_metadata, 0, see_connection, self);
+	EXPECT_TRUE(is_empty(self->server));
+	EXPECT_TRUE(sends(self->client, "original"));
+	EXPECT_TRUE(gives(self->server, "original"));
+}
+
+static int see_pending(void *arg)
+{
+	FIXTURE_DATA(unix_server) *self = arg;
+
+	replica_assert_fdinfo("shared", self->client);
+	self->server = accept(self->listener, NULL, NULL);
+	replica_assert(self->server >= 0);
+	replica_assert(sends(self->client, "hello"));
+	replica_assert(gives(self->server, "hello"));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_server, shares_a_connection_that_is_not_accepted)
+{
+	isolate_and_pass(_metadata, 0, see_pending, self);
+}
+
+TEST_HARNESS_MAIN

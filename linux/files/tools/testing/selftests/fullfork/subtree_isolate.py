@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Programs that live from pipes, epoll, timers and shared memory are copied in
+full flight, again and again.  Each replica goes on to its right end, and so does
+the original, which loses nothing.
+
+FULLFORK_ROUNDS says how often, of each program."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+from fullfork_ksft import CLONE_ALL_THREADS, CLONE_KEEP_TIDS, CLONE_NEWPID, \
+    CLONE_SUBTREE, DEADLINE, Tests, check, copy, descendants, \
+    end_everything, read, wait_for
+
+CLONE_ISOLATE = 1 << 57
+FLAGS = CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_KEEP_TIDS | CLONE_NEWPID | \
+    CLONE_ISOLATE
+ROUNDS = int(os.environ.get("FULLFORK_ROUNDS", "5"))
+HERE = os.path.dirname(os.path.realpath(__file__))
+tests = Tests()
+
+# The PID that /proc shows is another one in a replica, also where TIDs are kept.
+PYTHON = r"""
+import os, sys
+directory = sys.argv[1]
+
+def pid():
+    with open("/proc/self/stat") as f:
+        return f.read().split()[0]
+
+def end(result):
+    with open(directory + "/new." + pid(), "w") as f:
+        f.write(result)
+    os.rename(directory + "/new." + pid(), directory + "/result." + pid())
+
+first, left = pid(), -1
+
+def is_over(n, more=60):
+    "True when more rounds are done since the copy, or since it was told to."
+    global left
+    if n == more:
+        open(directory + "/ready", "w").close()
+    if left < 0 and (pid() != first or os.path.exists(directory + "/stop")):
+        left = more
+    left -= left > 0
+    return left == 0
+"""
+
+# Every number comes out of the queues once, whatever is in them at the instant.
+QUEUES = PYTHON + r"""
+import multiprocessing
+
+def produce(todo):
+    n = 0
+    while True:
+        todo.put(n)
+        n += 1
+
+def work(todo, done):
+    while True:
+        done.put(todo.get())
+
+multiprocessing.set_start_method("fork")
+todo, done = multiprocessing.Queue(7), multiprocessing.Queue(5)
+children = [multiprocessing.Process(target=produce, args=(todo,), daemon=True)]
+children += [multiprocessing.Process(target=work, args=(todo, done), daemon=True)
+             for _ in range(2)]
+for child in children:
+    child.start()
+low, ahead, result, n = 0, set(), "ok", 0
+while result == "ok" and not is_over(n):
+    number = done.get(timeout=50)
+    if number < low or number in ahead:
+        result = "%d came twice" % number
+    ahead.add(number)
+    while low in ahead:
+        ahead.remove(low)
+        low += 1
+    if len(ahead) > 50:
+        result = "%d was lost" % low
+    n += 1
+for child in children:
+    child.kill()
+    child.join()
+end(result)
+"""
+
+LOOP = PYTHON + r"""
+import asyncio, socket, time
+
+async def echo(reader, writer):
+    while line := await reader.readline():
+        writer.write(line)
+        await writer.drain()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    ends = socket.socketpair()
+    ours = await asyncio.open_unix_connection(sock=ends[0])
+    theirs = await asyncio.open_unix_connection(sock=ends[1])
+    task = loop.create_task(echo(*theirs))
+    n = 0
+    while not is_over(n):
+        due = loop.time() + 0.005
+        await asyncio.sleep(0.005)
+        if loop.time() < due - 0.001:
+            return "a timer was early"
+        ours[1].write(b"%d\n" % n)
+        line = await asyncio.wait_for(ours[0].readline(), 50)
+        if line != b"%d\n" % n:
+            return "%r in place of %d" % (line, n)
+        # A thread that tells the loop by its self-pipe
+        if await asyncio.wait_for(loop.run_in_executor(None, lambda: n + 1), 50) != n + 1:
+            return "another thread's number"
+        n += 1
+    task.cancel()
+    return "ok"
+
+end(asyncio.run(main()))
+"""
+
+# Numbers of a pipeline come in order, and all of them.
+PIPELINE = r"""
+dir=$1
+read -r first _ </proc/self/stat
+export dir first
+
+seq 1 100000000 | cat | cat | {
+	n=0 left=-1 result=ok
+	while read -r line; do
+		n=$((n + 1))
+		[ "$line" = "$n" ] || { result="$line in place of $n"; break; }
+		[ $n != 60 ] || : >"$dir/ready"
+		if [ $left -lt 0 ]; then
+			read -r _ _ _ parent _ </proc/self/stat
+			if [ "$parent" != "$first" ] || [ -e "$dir/stop" ]; then
+				left=60
+			fi
+		fi
+		[ $left != 0 ] || break
+		[ $left -lt 0 ] || left=$((left - 1))
+	done
+	[ $left = 0 ] || [ "$result" != ok ] || result="it has ended after $n lines"
+	read -r _ _ _ parent _ </proc/self/stat
+	echo "$result" >"$dir/new.$parent"
+	mv "$dir/new.$parent" "$dir/result.$parent"
+	[ "$result" = ok ]
+}
+"""
+
+
+class Program:
+    """One that runs until it is told to stop, or finds that it is a replica."""
+
+    def __init__(self, command):
+        self.directory = tempfile.mkdtemp(prefix="fullfork.")
+        self.process = subprocess.Popen(
+            command + [self.directory], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, start_new_session=True)
+        wait_for(lambda: os.path.exists(self.path("ready")) or
+                 self.process.poll() is not None, "the program is ready")
+        self.expect_alive()
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def result(self, pid):
+        return read(self.path("result.%d" % pid)).strip()
+
+    def expect_alive(self):
+        check(self.process.poll() is None, "it has ended: " +
+              self.result(self.process.pid))
+
+    def copy_and_wait(self):
+        pid, _ = copy(self.process.pid, FLAGS)
+        status = []
+
+        def has_ended():
+            found, value = os.waitpid(pid, os.WNOHANG)
+            if found:
+                status.append(value)
+            return found
+
+        wait_for(has_ended, "the replica has ended")
+        check(self.result(pid) == "ok" and status == [0],
+              "the replica ended with status 0x%x: %s" % (
+                  status[0], self.result(pid) or "no result"))
+
+    def stop(self):
+        self.expect_alive()
+        with open(self.path("stop"), "w", encoding="utf-8"):
+            pass
+        self.process.wait(DEADLINE)
+        check(self.result(self.process.pid) == "ok" and not self.process.returncode,
+              "the original ended with %d: %s" % (
+                  self.process.returncode, self.result(self.process.pid) or "no result"))
+
+    def run(self):
+        try:
+            for _ in range(ROUNDS):
+                self.copy_and_wait()
+                self.expect_alive()
+            self.stop()
+        finally:
+            end_everything()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@tests.add
+def isolate__queues_of_processes():
+    Program([sys.executable, "-c", QUEUES]).run()
+
+
+@tests.add
+def isolate__event_loop_with_timers_and_threads():
+    Program([sys.executable, "-c", LOOP]).run()
+
+
+@tests.add
+def isolate__shell_pipeline():
+    Program(["bash", "-c", PIPELINE, "bash"]).run()
+
+
+@tests.add
+def isolate__go_runtime():
+    Program([os.path.join(HERE, "isolate_go_worker")]).run()
+
+
+if __name__ == "__main__":
+    try:
+        tests.run(["bash", "seq", os.path.join(HERE, "isolate_go_worker")])
+    finally:
+        end_everything()
