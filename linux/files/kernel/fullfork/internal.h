@@ -79,12 +79,14 @@ struct fullfork_object {
  * @replica: its copy once that is prepared, else NULL
  * @place: for copy_process()
  * @lost: the original is in a full fork call of its own that came second
+ * @restarts_eintr: its system call is one that is to be restarted after EINTR
  *
  * @state: of the original as a thread that takes part
  * @todo: members whose replicas the original is to prepare, by @todo_node
  * @todo_node: in @todo of @maker
  *
- * @maker: whose original prepares the replica: itself if it is alive
+ * @maker: whose original prepares the replica: itself if it is alive, unless it
+ *	began it and that of the leader finishes it
  * @owners: for every shared object the member that copies it
  * @parent: the member whose replica is the parent, of a leader below the root
  * @pid_ns: the PID namespace of the replica if it is not that of the original
@@ -101,6 +103,7 @@ struct fullfork_member {
 	struct task_struct		*replica;
 	struct fullfork_place		place;
 	bool				lost;
+	bool				restarts_eintr;
 
 	enum fullfork_member_state	state;
 	struct list_head		todo;
@@ -289,6 +292,9 @@ int fullfork_link_members(struct fullfork *op);
 /* replica.c */
 int fullfork_prepare_replicas(struct fullfork *op);
 void fullfork_work(struct fullfork_member *maker);
+void fullfork_begin_replica(struct fullfork_member *m);
+void fullfork_cancel_replica(struct fullfork_member *m);
+void fullfork_cancel_replicas(struct fullfork *op);
 
 /* pidns.c */
 int fullfork_get_pid_ns(struct fullfork *op);
