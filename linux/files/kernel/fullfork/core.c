@@ -426,6 +426,7 @@ static void fullfork_commit(struct fullfork *op, int event)
 /* What a dying task would do that others could see. */
 static void disarm_replica(struct task_struct *p)
 {
+	p->set_child_tid = NULL;
 	p->clear_child_tid = NULL;
 #ifdef CONFIG_FUTEX
 	p->futex.robust_list = NULL;

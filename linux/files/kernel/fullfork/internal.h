@@ -55,6 +55,9 @@ struct fullfork_need {
 	struct fullfork_member	*on;
 };
 
+/* Members of one process that finish what others began. */
+#define FULLFORK_MAX_FINISHERS	8U
+
 /* One for each shared object, for the parent, and for the init of a namespace. */
 #define FULLFORK_MAX_NEEDS	(FULLFORK_NR_SHARED + 2)
 
@@ -86,7 +89,7 @@ struct fullfork_object {
  * @todo_node: in @todo of @maker
  *
  * @maker: whose original prepares the replica: itself if it is alive, unless it
- *	began it and that of the leader finishes it
+ *	began it and another one finishes it
  * @owners: for every shared object the member that copies it
  * @parent: the member whose replica is the parent, of a leader below the root
  * @pid_ns: the PID namespace of the replica if it is not that of the original
@@ -132,6 +135,8 @@ struct fullfork_member {
  * @bystanders: those that are not, see CLONE_SUBTREE
  * @zombie: it had exited, and handed its children on, at the last look
  * @leader: the member that leads the replica
+ * @nr_to_finish: replicas of threads that their originals began and others finish
+ * @finishers: who does so, protected by the lock of the operation like that
  * @exited: stands for a leader that has exited
  * @made_as: what it is in the template that is copied, else NULL
  * @pid: of the replica, when it is aborted
@@ -146,6 +151,8 @@ struct fullfork_group {
 	struct list_head		bystanders;
 	bool				zombie;
 	struct fullfork_member		*leader;
+	unsigned int			nr_to_finish;
+	struct fullfork_member		*finishers[FULLFORK_MAX_FINISHERS];
 	struct fullfork_member		exited;
 	const struct fullfork_replica	*made_as;
 	struct pid			*pid;

@@ -500,8 +500,8 @@ static bool is_as_current(const struct task_struct *t)
 }
 
 /*
- * Can current, which made the leader's replica, finish that of @m?  It would have
- * to wake it for that, and @m to be scheduled twice.
+ * Can current, which made the leader's replica, finish that of @m?  Else @m has
+ * to be woken for that, and to be scheduled twice.
  */
 static bool may_finish(const struct fullfork_member *m)
 {
@@ -515,18 +515,27 @@ static bool may_finish(const struct fullfork_member *m)
 	return is_unchanged(m->original, m->place.begun) && is_as_current(m->original);
 }
 
-static struct task_struct *finish_or_copy(struct fullfork_member *m)
+/*
+ * Who finishes the replica of @m?  Where there are several CPUs, members that are
+ * like the maker of the leader's replica, and so like each other, share the work.
+ */
+static struct fullfork_member *pick_finisher(struct fullfork_member *m,
+					     struct fullfork_member *maker)
 {
-	struct task_struct *p;
+	struct fullfork_group *g = m->group;
+	unsigned int nr = min(num_online_cpus(), FULLFORK_MAX_FINISHERS);
+	unsigned int i;
 
-	if (m->maker == m)
-		fullfork_cancel_replica(m);
-	else if (m->place.begun)
-		m->place.step = FULLFORK_FINISH;
-	p = copy_original(m);
-	m->place.begun = NULL;
-	m->place.step = FULLFORK_COPY;
-	return p;
+	lockdep_assert_held(&g->op->lock);
+
+	/* They need not be like the owner of something that only some share. */
+	if (g->nr_to_finish && g->finishers[0] != maker)
+		return maker;
+	i = g->nr_to_finish++;
+	if (i < nr)
+		g->finishers[i] = i ? m : maker;
+	/* CPUs may come and go. */
+	return g->finishers[i % nr] ?: maker;
 }
 
 /* A zombie has the credentials that its parent's wait() tells about. */
@@ -587,14 +596,15 @@ static void prepare_member(struct fullfork_member *m)
 	struct task_struct *p;
 	int err;
 
-	if (READ_ONCE(op->err)) {
-		if (m->maker == m)
-			fullfork_cancel_replica(m);
+	if (m->maker == m && (m->place.step != FULLFORK_FINISH || READ_ONCE(op->err)))
+		fullfork_cancel_replica(m);
+	if (READ_ONCE(op->err))
 		return;
-	}
 
 	place_member(m);
-	p = finish_or_copy(m);
+	p = copy_original(m);
+	m->place.begun = NULL;
+	m->place.step = FULLFORK_COPY;
 	if (IS_ERR(p)) {
 		fail_prepare(op, PTR_ERR(p), FULLFORK_PREPARE);
 		return;
@@ -635,8 +645,10 @@ static struct fullfork_member *finish_member(struct fullfork_member *m,
 		guard(spinlock_irq)(&op->lock);
 		if (op->err || --need->of->nr_needs)
 			continue;
-		if (may_finish(need->of))
-			need->of->maker = maker;
+		if (may_finish(need->of)) {
+			need->of->maker = pick_finisher(need->of, maker);
+			need->of->place.step = FULLFORK_FINISH;
+		}
 		start_member(need->of, wake_q);
 	}
 
