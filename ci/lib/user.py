@@ -32,7 +32,7 @@ PACKAGE = os.path.join(WORKSPACE, "fullfork-python")
 WHEELS = os.path.join(TARGET, "wheels")
 PYTHON = os.path.join(TARGET, "python")
 # For all tests of the guest; one may take FULLFORK_TEST_SECONDS.
-TIMEOUT = {"kvm": 300, "tcg": 900}
+TIMEOUT = {"kvm": 400, "tcg": 1500}
 TAIL = 60
 
 
