@@ -32,6 +32,16 @@ def note(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def number(variable, default=None):
+    """A variable that must be a number from 1 on, where it is set."""
+    value = os.environ.get(variable)
+    if not value:
+        return default
+    if not value.isascii() or not value.isdigit() or not int(value):
+        raise Failure("%s=%s: a number from 1 on" % (variable, value))
+    return int(value)
+
+
 def run(cmd, **kw):
     """Run a command; return its output, fail with its errors."""
     kw.setdefault("check", True)

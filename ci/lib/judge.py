@@ -156,12 +156,17 @@ def clean(name):
 
 
 class Tap:
-    """The log that ci/guest_kselftest.py wrote."""
+    """The log that ci/guest_kselftest.py wrote, or those of several guests that
+    shared the programs."""
 
-    def __init__(self, text):
+    def __init__(self, *texts):
         self.programs = []
-        self.done = []
         self.stray = []
+        for text in texts:
+            self.read(text)
+
+    def read(self, text):
+        done, before = [], len(self.programs)
         current = None
         for line in text.splitlines():
             line = line.rstrip("\r")
@@ -182,19 +187,19 @@ class Tap:
                 continue
             m = DONE.search(line)
             if m:
-                self.done.append(int(m.group(1)))
+                done.append(int(m.group(1)))
                 continue
             if current is not None:
                 current.take(line)
+        count = len(self.programs) - before
+        if len(done) != 1:
+            self.stray.append("end of all programs seen %d times, expected "
+                              "once" % len(done))
+        elif done[0] != count:
+            self.stray.append("%d programs to run, %d ran" % (done[0], count))
 
     def problems(self, programs=None):
         found = list(self.stray)
-        if len(self.done) != 1:
-            found.append("end of all programs seen %d times, expected once" %
-                         len(self.done))
-        elif self.done[0] != len(self.programs):
-            found.append("%d programs to run, %d ran" %
-                         (self.done[0], len(self.programs)))
         names = [p.name for p in self.programs]
         if programs is not None and sorted(names) != sorted(programs):
             found.append("programs built and programs run differ: %s" %

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Build selftests from build/linux, run them in the guest, judge the logs.
 
+GUESTS guests share the programs: most of a program is waiting, and one CPU of
+the guest is idle most of the time.
+
 kselftest.py build            for TARGETS
-kselftest.py run              for TARGETS on KERNEL; the verdict is the status
+kselftest.py run              for TARGETS on KERNEL; the verdict is the status;
+                              REPEAT times, until one fails
 kselftest.py negative         fullfork on the unpatched kernel: nothing may pass
 kselftest.py compare          TARGETS on base and on KERNEL, name by name
 kselftest.py expected-tests   print the names of all tests of fullfork"""
@@ -11,12 +15,14 @@ import os
 import re
 import shlex
 import sys
+import tempfile
+import threading
 
 import judge
 import kbuild
 import vm
-from common import JOBS, LOG, OUT, REPO, Failure, Results, locked, main, run, \
-    say, timed
+from common import JOBS, LOG, OUT, REPO, Failure, Results, locked, main, \
+    number, run, say, timed
 
 DIR = os.path.join(OUT, "kselftest")
 STRICT = ("fullfork",)
@@ -101,8 +107,8 @@ def results_name(name, names):
 
 
 def overall_timeout(names, items, factor):
-    if os.environ.get("TIMEOUT"):
-        return int(os.environ["TIMEOUT"])
+    if number("TIMEOUT"):
+        return number("TIMEOUT")
     total = 0
     for item in items:
         settings = os.path.join(install_dir(names), item.split(":")[0],
@@ -116,16 +122,16 @@ def overall_timeout(names, items, factor):
     return total + 60
 
 
-def run_guest(name, names, label, show_failed=True, items=None):
-    """Boot kernel name, run all programs, or items; returns (vm.Run, judge.Tap,
-    the programs)."""
-    items = items or wanted_programs(names)
-    accel = vm.choose_accel(name)
-    factor = FACTOR[accel] * (DEBUG_FACTOR if name in kbuild.CHECKED else 1)
-    script = "export KSFT_FULLFORK_EXPECT=1\n%sexec python3 " \
-        "/repo/ci/guest_kselftest.py %s\n" % (environment(), shlex.join(
-            [in_guest(install_dir(names)), str(factor)] + items))
+def number_of_guests(name):
+    """As many as there are CPUs in pairs of one busy and one idle, if memory
+    allows."""
+    if number("GUESTS"):
+        return number("GUESTS")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(JOBS, 4, total * 3 // 4 // vm.memory_size(name)))
 
+
+def show_progress(show_failed):
     def progress(line):
         m = judge.END_PROGRAM.search(line)
         if m:
@@ -134,16 +140,55 @@ def run_guest(name, names, label, show_failed=True, items=None):
                                         line[m.end():]))
         elif line.startswith("not ok") and show_failed:
             say("   " + line)
-    with timed("%s on %s (%d programs)" % (" ".join(names), name, len(items))):
-        result = vm.boot(name, script, overall_timeout(names, items, factor),
-                         accel=accel, progress=progress, label=label)
-    text = result.output.decode(errors="replace")
-    path = result.console.replace(".console", ".tap")
-    with open(path, "w", encoding="utf-8") as f:
-        f.write(text)
-    say("   log %s and .console (%s, booted in %.1f s)" %
-        (os.path.relpath(path, REPO), result.accel, result.boot_seconds))
-    return result, judge.Tap(text), items
+    return progress
+
+
+def boot_guests(count, *args, **kw):
+    """The vm.Run of each of count guests that run the same at the same time."""
+    results = [None] * count
+    errors = []
+
+    def boot(i):
+        try:
+            results[i] = vm.boot(*args, **kw)
+        except (Failure, OSError) as e:
+            errors.append(e)
+    threads = [threading.Thread(target=boot, args=(i,)) for i in range(count)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def run_guests(name, names, label, show_failed=True, items=None):
+    """Boot kernel name, run all programs, or items; returns (list of vm.Run,
+    judge.Tap, the programs)."""
+    items = items or wanted_programs(names)
+    accel = vm.choose_accel(name)
+    count = min(number_of_guests(name), len(items) or 1)
+    factor = FACTOR[accel] * (DEBUG_FACTOR if name in kbuild.CHECKED else 1)
+    script = "export KSFT_FULLFORK_EXPECT=1\n%sexec python3 " \
+        "/repo/ci/guest_kselftest.py %s\n" % (environment(), shlex.join(
+            [in_guest(install_dir(names)), str(factor)] + items))
+    with timed("%s on %s (%d programs, %d guests)" %
+               (" ".join(names), name, len(items), count)), \
+            tempfile.TemporaryDirectory(dir=OUT) as shared:
+        results = boot_guests(
+            count, name, script, overall_timeout(names, items, factor),
+            accel=accel, progress=show_progress(show_failed), label=label,
+            shared=shared if count > 1 else None)
+    texts = []
+    for result in results:
+        texts.append(result.output.decode(errors="replace"))
+        path = result.console.replace(".console", ".tap")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(texts[-1])
+        say("   log %s and .console (%s, booted in %.1f s)" %
+            (os.path.relpath(path, REPO), result.accel, result.boot_seconds))
+    return results, judge.Tap(*texts), items
 
 
 def expected_names():
@@ -155,15 +200,18 @@ def expected_names():
                 if line.strip() and not line.startswith("#")]
 
 
-def machine_rows(name, result):
-    problems = result.problems()
-    if result.status != 0:
-        problems.append("the guest's job ended with %s" % result.status)
-    return [("kernel %s: console, end marker, memory" % name, not problems,
-             "; ".join(problems))]
+def machine_rows(name, results):
+    rows = []
+    for i, result in enumerate(results, 1):
+        problems = result.problems()
+        if result.status != 0:
+            problems.append("the guest's job ended with %s" % result.status)
+        rows.append(("kernel %s, guest %d: console, end marker, memory" %
+                     (name, i), not problems, "; ".join(problems)))
+    return rows
 
 
-def show_failures(result, tap):
+def show_failures(results, tap):
     """The lines around the failures, so that nobody has to open the log."""
     for p in tap.programs:
         if any(v == "not ok" for _, v, _ in p.tests) or p.problems():
@@ -172,43 +220,57 @@ def show_failures(result, tap):
                         "timeout" in line or "killed" in line)]
             for line in bad[:20]:
                 say("   %s: %s" % (p.name, line))
-    for name in sorted(os.listdir(result.directory)):
-        if name.startswith("hang"):
-            say("   stacks of what hung: %s" %
-                os.path.relpath(os.path.join(result.directory, name), REPO))
+    for result in results:
+        for name in sorted(os.listdir(result.directory)):
+            if name.startswith("hang"):
+                say("   stacks of what hung: %s" % os.path.relpath(
+                    os.path.join(result.directory, name), REPO))
+
+
+def run_once(results, name, names, prefix=""):
+    """Add the rows of one run to results."""
+    expected = {"fullfork": expected_names()} if "fullfork" in names and \
+        not os.environ.get("PROGRAMS") else None
+    guests, tap, items = run_guests(name, names, "kselftest")
+    rows = judge.judge_tests(tap, STRICT, expected, items) + \
+        machine_rows(name, guests)
+    results.extend((prefix + row, ok, detail) for row, ok, detail in rows)
+    if not all(ok for _, ok, _ in rows):
+        show_failures(guests, tap)
 
 
 def cmd_run():
     name, names = kbuild.kernel(), targets()
+    times = number("REPEAT", 1)
     results = Results(results_name(name, names))
-    result, tap, items = run_guest(name, names, "kselftest")
-    expected = {"fullfork": expected_names()} if "fullfork" in names and \
-        not os.environ.get("PROGRAMS") else None
-    results.extend(judge.judge_tests(tap, STRICT, expected, items))
-    results.extend(machine_rows(name, result))
-    if results.failed():
-        show_failures(result, tap)
+    for i in range(1, times + 1):
+        run_once(results, name, names, "run %d: " % i if times > 1 else "")
+        if times > 1:
+            say("== run %d of %d: %s" % (i, times, "failed" if
+                                         results.failed() else "passed"))
+        if results.failed():
+            break
     return results.write()
 
 
 def cmd_negative():
     results = Results("negative-control")
-    result, tap, _ = run_guest("base", ["fullfork"], "negative", False)
+    guests, tap, _ = run_guests("base", ["fullfork"], "negative", False)
     results.extend(judge.judge_negative(tap, "fullfork", expected_names()))
-    results.extend(machine_rows("base", result))
+    results.extend(machine_rows("base", guests))
     return results.write()
 
 
 def cmd_compare():
     name, names = kbuild.kernel(), targets()
     results = Results("upstream-%s" % name)
-    base_result, base_tap, items = run_guest("base", names, "upstream")
-    result, tap, _ = run_guest(name, names, "upstream")
+    base_guests, base_tap, items = run_guests("base", names, "upstream")
+    guests, tap, _ = run_guests(name, names, "upstream")
     results.extend(judge.judge_compare(base_tap, tap))
     for problem in tap.problems(items) + base_tap.problems(items):
         results.add("every program ran", False, problem)
-    results.extend(machine_rows("base", base_result))
-    results.extend(machine_rows(name, result))
+    results.extend(machine_rows("base", base_guests))
+    results.extend(machine_rows(name, guests))
     return results.write()
 
 

@@ -66,14 +66,14 @@ def cmd_tests():
         if not items:
             missing.append(target)
             continue
-        runs = [kselftest.run_guest(k, targets(), "no-harm", False, items)
+        runs = [kselftest.run_guests(k, targets(), "no-harm", False, items)
                 for k in ("base", name)]
         rows = judge.judge_compare(runs[0][1], runs[1][1])
         compared += len(rows)
         results.extend(rows)
         for problem in new_problems(runs[0][0], runs[1][0]):
             results.add("%s: the kernel" % target, False, problem)
-        for result, tap, _ in runs[1:]:
+        for _, tap, _ in runs[1:]:
             for problem in tap.problems(items):
                 results.add("%s: every program ran" % target, False, problem)
     say("no-harm: %d tests of %d targets compared; not built: %s" %
@@ -89,8 +89,10 @@ def normal(problem):
 
 
 def new_problems(base, ours):
-    known = {normal(p) for p in base.problems()}
-    return [p for p in ours.problems() if normal(p) not in known]
+    """Of guests with our kernel, what none with the base has."""
+    known = {normal(p) for guest in base for p in guest.problems()}
+    return [p for guest in ours for p in guest.problems()
+            if normal(p) not in known]
 
 
 SCRIPT = """cd /tmp
@@ -144,7 +146,7 @@ def cmd_stress():
                         (now[0], was[0]))
             say("   %-12s %-6s %9d operations, %9d on base" %
                 (s, name, now[1], was[1]))
-        problems = new_problems(base, result)
+        problems = new_problems([base], [result])
         results.add("the kernel " + name, not problems, "; ".join(problems))
     return results.write()
 

@@ -19,8 +19,8 @@ import judge
 import kbuild
 import kselftest
 import vm
-from common import LOG, OUT, REPO, Failure, Results, locked, main, run, say, \
-    timed
+from common import LOG, OUT, REPO, Failure, Results, locked, main, number, \
+    run, say, timed
 
 WORKSPACE = os.path.join(REPO, "samples-rust")
 TARGET = os.path.join(OUT, "user")
@@ -32,7 +32,7 @@ PACKAGE = os.path.join(WORKSPACE, "fullfork-python")
 WHEELS = os.path.join(TARGET, "wheels")
 PYTHON = os.path.join(TARGET, "python")
 # For all tests of the guest; one may take FULLFORK_TEST_SECONDS.
-TIMEOUT = {"kvm": 300, "tcg": 900}
+TIMEOUT = {"kvm": 400, "tcg": 1500}
 TAIL = 60
 
 
@@ -228,7 +228,7 @@ def cmd_guest():
     results = Results("user-guest")
     program = "user:" + TEST_PROGRAM
     accel = vm.choose_accel(name)
-    timeout = int(os.environ.get("TIMEOUT") or TIMEOUT[accel])
+    timeout = number("TIMEOUT", TIMEOUT[accel])
     only = os.environ.get("PROGRAMS") or ""
 
     def progress(line):

@@ -18,16 +18,30 @@ import time
 
 import judge
 import kbuild
-from common import LOG, OUT, Failure, main, note
+from common import LOG, OUT, Failure, main, note, number
 
 # Seconds that the guest may need beside its job: boot, hang dump, kmemleak.
-GRACE = {"kvm": 60, "tcg": 120, "debug": 300}
+GRACE = {"kvm": 60, "tcg": 120}
+GRACE_DEBUG = 300
 TRIAL = 25
 MEMORY = {"debug": "4G"}
 # Every iteration of a string instruction would count as an instruction.
 COUNTING_CPU = "max,-erms,-fsrm,-fzrm"
 # Of the guest's time, which leaps while the machine waits for the host.
 NEVER = 10 ** 8
+
+
+def memory(name):
+    """What a guest gets, as QEMU takes it."""
+    return os.environ.get("MEM") or MEMORY.get(name, "2G")
+
+
+def memory_size(name):
+    m = re.fullmatch(r"(\d+)([MG]?)", memory(name))
+    if not m:
+        raise Failure("MEM=%s: a number of megabytes, or with G of gigabytes" %
+                      memory(name))
+    return int(m.group(1)) << (30 if m.group(2) == "G" else 20)
 
 
 class Run:
@@ -62,10 +76,11 @@ def counts():
 
 
 def cpus():
-    return int(os.environ.get("CPUS") or (1 if counts() else 2))
+    return number("CPUS", 1 if counts() else 2)
 
 
-def qemu(name, accel, directory, console, interactive, memory, nr_cpus):
+def qemu(name, accel, directory, console, interactive, memory, nr_cpus,
+         shared):
     append = ["console=ttyS0", "root=container", "rootfstype=9p", "ro",
               "rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144",
               "init=/repo/ci/guest-init", "panic=-1", "oops=panic",
@@ -94,6 +109,9 @@ def qemu(name, accel, directory, console, interactive, memory, nr_cpus):
            "-device", "virtio-9p-pci,fsdev=fs1,mount_tag=results",
            "-device", "virtio-serial-pci",
            "-chardev", "stdio,id=job,signal=off"]
+    if shared:
+        cmd += ["-fsdev", "local,id=fs2,path=%s,security_model=none" % shared,
+                "-device", "virtio-9p-pci,fsdev=fs2,mount_tag=shared"]
     if interactive:
         cmd += ["-device", "virtconsole,chardev=job"]
     else:
@@ -143,8 +161,9 @@ def collect(process, deadline, progress, show):
 
 
 def boot(name, script, timeout, accel=None, interactive=False, show=False,
-         progress=None, label="vm"):
-    """Run script as root in a fresh guest of kernel name."""
+         progress=None, label="vm", shared=None):
+    """Run script as root in a fresh guest of kernel name. A directory that it
+    shares with other guests is at /shared."""
     if not os.path.exists(kbuild.image(name)):
         raise Failure("kernel %s is not built: make build KERNEL=%s" %
                       (name, name))
@@ -161,13 +180,12 @@ def boot(name, script, timeout, accel=None, interactive=False, show=False,
               interactive)
     cmd = qemu(name, result.accel, result.directory, result.console,
                interactive,
-               os.environ.get("MEM") or MEMORY.get(name, "2G"),
-               cpus())
+               memory(name), cpus(), shared)
     start = time.monotonic()
     if interactive:
         subprocess.run(cmd, check=False)
     else:
-        grace = GRACE["debug" if name in kbuild.CHECKED else result.accel]
+        grace = GRACE_DEBUG if name in kbuild.CHECKED else GRACE[result.accel]
         # An stdin at its end would count as a closed port, and block the guest.
         process = subprocess.Popen(cmd, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE)
@@ -196,6 +214,8 @@ def discard(result):
 def choose_accel(name):
     """kvm or tcg; what a trial boot showed is remembered."""
     given = "tcg" if counts() else os.environ.get("ACCEL")
+    if given and given not in GRACE:
+        raise Failure("ACCEL=%s: choose kvm or tcg" % given)
     if given:
         return given
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -223,7 +243,7 @@ def command(argv):
     """make vm: a shell, or the command CMD with its output and status."""
     name = kbuild.kernel()
     cmd = os.environ.get("CMD")
-    timeout = int(os.environ.get("TIMEOUT") or 300)
+    timeout = number("TIMEOUT", 300)
     if argv:
         cmd = shlex.join(argv)
     if not cmd:

@@ -5,10 +5,12 @@ import glob
 import os
 import sys
 import unittest
+import unittest.mock
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
 
+import common  # noqa: E402
 import judge  # noqa: E402
 import kselftest  # noqa: E402
 
@@ -80,6 +82,24 @@ class Tests(unittest.TestCase):
 
     def test_cut_log_is_red(self):
         self.only("cut.tap", "did not end", "end of all programs seen 0 times")
+
+    def test_programs_shared_by_two_guests_are_green(self):
+        lines = log("pass.tap").splitlines()
+        cut = next(i for i, line in enumerate(lines)
+                   if "begin fullfork:blocked_test" in line)
+        first = lines[:cut] + ["fullfork-ksft: done programs=1"]
+        second = lines[cut:-1] + ["fullfork-ksft: done programs=1"]
+
+        def rows(*texts):
+            return judge.judge_tests(
+                judge.Tap(*("\n".join(t) for t in texts)), ("fullfork",),
+                {"fullfork": EXPECTED}, PROGRAMS)
+        self.assertEqual([r for r in rows(first, second) if not r[1]], [])
+        # Neither may lack its end, nor both run one program.
+        for texts in ((first[:-1], second), (first, second + first[-1:]),
+                      (first + first[-1:], second[:-1]), (first,),
+                      (first, second, second)):
+            self.assertNotEqual([r for r in rows(*texts) if not r[1]], [])
 
     def test_second_end_is_red(self):
         self.only("done-twice.tap", "end of all programs seen 2 times")
@@ -242,6 +262,35 @@ a_fixture_with_a_very_long_name one                       first
             "a_fixture_with_a_very_long_name.one.first",
             "a_fixture_with_a_very_long_name."
             "a_variant_with_a_very_long_name.first"])
+
+
+class Choice(unittest.TestCase):
+    def wanted(self, names):
+        with unittest.mock.patch.dict(os.environ, PROGRAMS=names), \
+                unittest.mock.patch.object(kselftest, "programs",
+                                           lambda names: PROGRAMS):
+            return kselftest.wanted_programs(["fullfork"])
+
+    def test_some_or_all(self):
+        self.assertEqual(self.wanted("blocked_test"), PROGRAMS[1:])
+        self.assertEqual(self.wanted(""), PROGRAMS)
+
+    def test_unknown_name_is_refused(self):
+        with self.assertRaises(common.Failure):
+            self.wanted("blocked_test blocked_tset")
+
+
+class Numbers(unittest.TestCase):
+    def number(self, value):
+        with unittest.mock.patch.dict(os.environ, REPEAT=value):
+            return common.number("REPEAT", 7)
+
+    def test_numbers(self):
+        self.assertEqual(self.number(""), 7)
+        self.assertEqual(self.number("10"), 10)
+        for bad in ("0", "-1", "x", "1.5", "\u0661"):
+            with self.assertRaises(common.Failure):
+                self.number(bad)
 
 
 class Logs(unittest.TestCase):

@@ -158,9 +158,12 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct Ready {
     /// It is ready after this time: 500ms, 2s, 1m.
+    ///
+    /// Without any rule a program is ready when all its threads have slept for
+    /// 300 ms, as one does that waits for work.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) ready_after: Option<Duration>,
     /// It is ready when it has written a line like this to standard output.
@@ -284,11 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn run_needs_one_rule_for_readiness() {
+    fn run_takes_one_rule_for_readiness_or_none() {
         let both = "fullfork run --ready-after 1s --ready-port 1 -- x";
         assert_eq!(fails(both), ErrorKind::ArgumentConflict);
-        assert_eq!(fails("fullfork run -- x"), ErrorKind::MissingRequiredArgument);
-        assert!(Args::try_parse_from("fullfork run --ready-after 1s -- x".split(' ')).is_ok());
+        for line in ["fullfork run -- x", "fullfork run --ready-after 1s -- x"] {
+            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
     }
 
     #[test]

@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 use regex_lite::Regex;
 
 use crate::args;
+use crate::procfs::Proc;
 
 /// How often is looked for what cannot be waited for.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// How long a program must sleep to count as one that waits for work.
+const ASLEEP: Duration = Duration::from_millis(300);
 
 /// When a program counts as ready.
 #[derive(Clone, Debug)]
@@ -24,10 +27,12 @@ pub(crate) enum Rule {
     Line(Regex),
     File(PathBuf),
     Port(u16),
+    /// All its threads sleep.
+    Asleep,
 }
 
 impl Rule {
-    /// One is set: the command line demands it.
+    /// At most one is set: the command line demands it.
     pub(crate) fn new(args: &args::Ready) -> Self {
         if let Some(regex) = &args.ready_line {
             Self::Line(regex.clone())
@@ -35,8 +40,10 @@ impl Rule {
             Self::File(path.clone())
         } else if let Some(port) = args.ready_port {
             Self::Port(port)
+        } else if let Some(time) = args.ready_after {
+            Self::After(time)
         } else {
-            Self::After(args.ready_after.unwrap_or_default())
+            Self::Asleep
         }
     }
 
@@ -53,8 +60,12 @@ impl Rule {
         timeout: Duration,
     ) -> Result<(), String> {
         let start = Instant::now();
+        let mut awake = start;
         loop {
-            if self.is_met(start, lines) {
+            if matches!(self, Self::Asleep) && !all_sleep(program.id()) {
+                awake = Instant::now();
+            }
+            if self.is_met(start, awake, lines) {
                 return Ok(());
             }
             match program.try_wait() {
@@ -71,8 +82,9 @@ impl Rule {
         }
     }
 
-    fn is_met(&self, start: Instant, lines: Option<&Lines>) -> bool {
+    fn is_met(&self, start: Instant, awake: Instant, lines: Option<&Lines>) -> bool {
         match self {
+            Self::Asleep => awake.elapsed() >= ASLEEP,
             Self::After(time) => start.elapsed() >= *time,
             Self::Line(_) => lines.is_some_and(Lines::has_matched),
             Self::File(path) => path.exists(),
@@ -89,6 +101,13 @@ impl Rule {
             _ => thread::sleep(INTERVAL),
         }
     }
+}
+
+/// A process that is gone does not sleep.
+fn all_sleep(pid: u32) -> bool {
+    Proc::system()
+        .process(pid)
+        .is_ok_and(|process| process.threads.iter().all(|thread| thread.state == 'S'))
 }
 
 /// Passes on what a program writes, and looks for a line.
@@ -217,6 +236,21 @@ mod tests {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let rule = Rule::Port(listener.local_addr().unwrap().port());
         assert_eq!(wait(&rule, "sleep 9", LONG), Ok(()));
+    }
+
+    #[test]
+    fn a_program_that_sleeps_is_ready() {
+        let start = Instant::now();
+        assert_eq!(wait(&Rule::Asleep, "exec sleep 30", LONG), Ok(()));
+        assert!(start.elapsed() >= ASLEEP);
+    }
+
+    #[test]
+    fn a_program_that_works_does_not_sleep() {
+        let timeout = ASLEEP * 3;
+        let why = wait(&Rule::Asleep, "while :; do :; done", timeout).unwrap_err();
+        assert!(why.contains("passed"));
+        assert!(wait(&Rule::Asleep, "exit 0", LONG).unwrap_err().contains("ended"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn usage_is_2() {
-    for args in [&["copy"][..], &["copy", "x"], &["nonsense"], &[], &["run", "--", "true"]] {
+    for args in [&["copy"][..], &["copy", "x"], &["nonsense"], &[], &["run", "--"]] {
         assert_eq!(fullfork(args).status.code(), Some(2), "{args:?}");
     }
 }
@@ -56,7 +56,7 @@ fn an_ordinary_kernel_is_told_in_one_line() {
         &["tree", &me],
         &["copy", &me],
         &["copy", &me, "--tree", "--stopped", "--keep-tids", "--isolate", "--wait"],
-        &["run", "--ready-after", "1s", "--", "true"],
+        &["run", "--copies", "2", "--", "true"],
         &["snapshot", &me],
         &["spawn", "1"],
         &["drop", "1"],

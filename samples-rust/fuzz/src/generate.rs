@@ -179,6 +179,10 @@ impl Generator {
         if self.rng.chance(25) {
             flags |= KEEP_TIDS | if self.rng.chance(90) { NEWPID } else { 0 };
         }
+        // Refused by kernels that do not know it.
+        if self.rng.chance(6) {
+            flags |= ISOLATE;
+        }
         match self.rng.below(12) {
             0 => {
                 flags |= PARENT;

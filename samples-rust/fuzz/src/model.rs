@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::args::{self, Args, Size, Verdict};
 use crate::procfs::{Tasks, tree_of};
-use crate::program::{Action, Attr, Call, Program, Thread};
+use crate::program::{Action, Attr, Behaviour, Call, Program, Thread};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -123,6 +123,17 @@ impl<'a> Model<'a> {
         self.procs.iter().position(|proc| proc.pid == pid)
     }
 
+    /// Who is in a child is killed with it.
+    pub(crate) fn killed_strangers(&mut self) {
+        for thread in self.program.threads() {
+            let proc = &mut self.procs[thread.proc];
+            if self.program.behaviour(thread) == Behaviour::Sfork && proc.life == Life::Alive {
+                proc.life = Life::Unsure;
+            }
+        }
+        self.stops_unsure = true;
+    }
+
     /// Nobody kills, or stops, or copies meanwhile what this does not know.
     fn end_proc(&mut self, proc: usize, life: Life) {
         self.procs[proc].life = life;
@@ -191,7 +202,7 @@ impl<'a> Model<'a> {
             Action::LimitTasks(_) => self.limited = true,
             Action::Unlimit => self.limited = false,
             // Stopped originals may be in a group with them.
-            Action::SignalReplicas(_) => self.stops_unsure = true,
+            Action::SignalReplicas(_) => self.killed_strangers(),
             Action::Migrate { .. } | Action::Look { .. } | Action::Sleep { .. } => {}
         }
     }
@@ -252,6 +263,9 @@ impl<'a> Model<'a> {
                 self.expect_of_state(by, args, before, disturbed, &mut expected);
             }
             Verdict::Valid => self.expect_of_state(by, args, before, disturbed, &mut expected),
+        }
+        if args.has(args::ISOLATE) {
+            expected.errors.insert(libc::EOPNOTSUPP);
         }
         if *fail_nth > 0 {
             expected.errors.extend([libc::ENOMEM, libc::EFAULT, libc::EAGAIN]);
@@ -413,5 +427,116 @@ impl<'a> Model<'a> {
             if !args.has(args::ALL_THREADS) && pid == callers { all.min(1) } else { all }
         };
         tree.iter().map(|pid| counts(*pid)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{ALL_THREADS, Addr, FROM_PIDFD, SUBTREE, Source};
+    use crate::procfs::Task;
+    use crate::program::{Behaviour, Proc, Share};
+
+    fn proc(parent: Option<usize>, nr_threads: usize) -> Proc {
+        Proc {
+            parent: parent.map(|proc| Thread { proc, index: 0 }),
+            share: Share::default(),
+            pid_ns: false,
+            group: crate::program::Group::Inherited,
+            threads: vec![Behaviour::Nap; nr_threads],
+        }
+    }
+
+    /// A root with a child of two threads, and one outside; PIDs 10, 20 and 30.
+    fn program() -> Program {
+        Program { procs: vec![proc(None, 1), proc(Some(0), 2), proc(None, 1)], ops: Vec::new() }
+    }
+
+    fn model(program: &Program) -> Model<'_> {
+        let mut model = Model::new(program);
+        for (proc, pid) in model.procs.iter_mut().zip([10, 20, 30]) {
+            proc.pid = pid;
+        }
+        model
+    }
+
+    fn tasks() -> Tasks {
+        let task = |tid, tgid, parent| (tid, Task { tid, tgid, parent, ..Task::default() });
+        Tasks::from([task(10, 10, 1), task(20, 20, 10), task(21, 20, 10), task(30, 30, 1)])
+    }
+
+    fn call(proc: usize, flags: u64) -> Call {
+        let by = Thread { proc, index: 0 };
+        let source = if flags & FROM_PIDFD == 0 { Source::Zero } else { Source::Proc(0) };
+        let args = Args { flags, source, ..Args::default() };
+        Call { by, args, fail_nth: 0 }
+    }
+
+    #[test]
+    fn what_nothing_disturbs_succeeds() {
+        let program = program();
+        let expected = model(&program).expect(&call(0, ALL_THREADS | SUBTREE), &tasks(), false);
+        assert!(expected.errors.is_empty() && expected.must_fail.is_none() && expected.quiet);
+        assert_eq!(expected.tree, BTreeSet::from([10, 20]));
+        let disturbed = model(&program).expect(&call(0, ALL_THREADS), &tasks(), true);
+        assert!(!disturbed.quiet && disturbed.errors.contains(&libc::EBUSY));
+    }
+
+    #[test]
+    fn threads_are_counted() {
+        let program = program();
+        let model = model(&program);
+        let alone = model.expect(&call(0, SUBTREE), &tasks(), false);
+        assert!(alone.must_fail.is_some() && alone.errors.contains(&libc::EOPNOTSUPP));
+        let mut call = call(0, ALL_THREADS | SUBTREE);
+        (call.args.tid_map, call.args.tid_map_size) = (Addr::Good, 2);
+        let small = model.expect(&call, &tasks(), false);
+        assert!(small.must_fail.is_some() && small.errors.contains(&libc::E2BIG));
+        call.args.tid_map_size = 3;
+        assert!(model.expect(&call, &tasks(), false).errors.is_empty());
+    }
+
+    #[test]
+    fn rights_are_known() {
+        let program = program();
+        let mut model = model(&program);
+        let by = Thread { proc: 2, index: 0 };
+        model.did(&Action::Attr { thread: by, attr: Attr::Unprivileged });
+        let other = model.expect(&call(2, ALL_THREADS | FROM_PIDFD), &tasks(), false);
+        assert!(other.must_fail.is_some() && other.errors.contains(&libc::EPERM));
+        let own = model.expect(&call(2, ALL_THREADS), &tasks(), false);
+        assert!(own.must_fail.is_none());
+    }
+
+    #[test]
+    fn who_cannot_act_is_not_expected_to() {
+        let program = program();
+        let mut model = model(&program);
+        model.did(&Action::Signal { proc: 1, signal: libc::SIGSTOP });
+        assert_eq!(model.running().len(), 2);
+        model.did(&Action::Freeze);
+        assert_eq!(model.running(), vec![Thread { proc: 2, index: 0 }]);
+        model.did(&Action::Thaw);
+        model.did(&Action::Signal { proc: 1, signal: libc::SIGCONT });
+        model.did(&Action::ExitThread(Thread { proc: 1, index: 1 }));
+        assert_eq!(model.running().len(), 3);
+        model.did(&Action::ExitThread(Thread { proc: 1, index: 0 }));
+        assert_eq!(model.procs[1].life, Life::Gone);
+        let gone = model.expect(&call(2, ALL_THREADS | FROM_PIDFD), &tasks(), false);
+        assert!(gone.must_fail.is_none());
+        model.did(&Action::Signal { proc: 0, signal: libc::SIGKILL });
+        let gone = model.expect(&call(2, ALL_THREADS | FROM_PIDFD), &tasks(), false);
+        assert!(gone.must_fail.is_some() && gone.errors.contains(&libc::ESRCH));
+    }
+
+    #[test]
+    fn what_is_refused_is_known() {
+        let program = program();
+        let mut model = model(&program);
+        let thread = Thread { proc: 1, index: 1 };
+        model.did(&Action::Attr { thread, attr: Attr::DontFork });
+        assert!(model.expect(&call(0, ALL_THREADS | SUBTREE), &tasks(), false).must_fail.is_some());
+        // The root alone has none.
+        assert!(model.expect(&call(0, ALL_THREADS), &tasks(), false).must_fail.is_none());
     }
 }

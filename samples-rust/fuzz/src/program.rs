@@ -73,6 +73,7 @@ pub(crate) enum Behaviour {
     CreateThread,
     ForkExec,
     FullFork,
+    Sfork,
 }
 
 impl Behaviour {
@@ -91,7 +92,7 @@ impl Behaviour {
         Self::WaitChild,
     ];
     pub(crate) const STORMY: &'static [Self] =
-        &[Self::Fork, Self::Vfork, Self::CreateThread, Self::ForkExec, Self::FullFork];
+        &[Self::Fork, Self::Vfork, Self::CreateThread, Self::ForkExec, Self::FullFork, Self::Sfork];
 
     pub(crate) fn is_stormy(self) -> bool {
         Self::STORMY.contains(&self)

@@ -66,6 +66,7 @@ pub(crate) fn run(
     run.summary.spent("start", begun);
     let outcome = started.and_then(|()| run.operations());
     let trapped = outcome.is_err().then(crate::procfs::dump);
+    run.summary.sforks += run.world.shared.sforks.swap(0, Ordering::SeqCst);
     let begun = Instant::now();
     let ended = run.world.end(patience).map_err(|why| format!("at the end: {why}"));
     run.summary.spent("end", begun);
@@ -312,6 +313,7 @@ impl Run<'_> {
         let mut before = all_tasks();
         if before.len() > MANY_TASKS {
             self.signal_replicas(libc::SIGKILL);
+            self.model.killed_strangers();
             before = all_tasks();
         }
         let calls: Vec<&Call> = calls.iter().filter(|c| self.model.can_act(c.by)).collect();
@@ -573,8 +575,14 @@ impl Run<'_> {
         Err(format!("no progress in the replicas of {stuck:?}\n{}", crate::procfs::dump()))
     }
 
-    /// Nobody sees `EINTR` because of a full fork.
+    /// Nobody sees `EINTR` because of a full fork, or a wrong PID.
     fn check_interruptions(&self) -> Result<(), Failure> {
+        for thread in self.program.threads() {
+            let slot = &self.world.shared.slots[self.program.slot(thread)];
+            if let wrong @ 1.. = slot.wrong.load(Ordering::SeqCst) {
+                return Err(format!("{thread:?} came back from {wrong}, no child of its"));
+            }
+        }
         if self.model.signalled || self.program_stops() {
             return Ok(());
         }

@@ -23,7 +23,8 @@ pub(crate) struct Slot {
     pub(crate) replica_progress: AtomicU64,
     /// System calls that returned `EINTR`, in either.
     pub(crate) interrupted: AtomicU64,
-    /// What a call returned in a replica that is neither 0 nor `EAGAIN`.
+    /// What a call returned in a replica that is neither 0 nor `EAGAIN`; or a PID that
+    /// is not that of a child, after a move.
     pub(crate) wrong: AtomicI64,
     pub(crate) tid: AtomicU32,
     pub(crate) ready: AtomicU32,
@@ -46,6 +47,8 @@ pub(crate) struct Area {
 pub(crate) struct Shared {
     /// Changes, and is woken, to let all go on that wait for it.
     pub(crate) gate: AtomicU32,
+    /// Threads that moved into a child and came back.
+    pub(crate) sforks: AtomicU64,
     pub(crate) slots: [Slot; Program::MAX_THREADS],
     pub(crate) areas: [Area; Program::MAX_THREADS],
     /// The last page that can be written; one that can be read; one that is not there.

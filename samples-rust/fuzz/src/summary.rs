@@ -29,6 +29,8 @@ pub(crate) struct Summary {
     pub(crate) killed: u64,
     pub(crate) skipped: u64,
     pub(crate) actions: u64,
+    /// Threads that moved into a child with `CLONE_SFORK`, and came back.
+    pub(crate) sforks: u64,
     pub(crate) longest_call_ns: u64,
     /// Of the tracepoints `fullfork_release` and `fullfork_abort`.
     pub(crate) longest_stand_still_ns: u64,

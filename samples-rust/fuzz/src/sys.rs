@@ -31,6 +31,31 @@ pub(crate) unsafe fn syscall(nr: libc::c_long, args: [usize; 6]) -> isize {
     ret
 }
 
+/// The same, of a call that may return where another task made it: it then keeps no
+/// register that a function may change.
+///
+/// # Safety
+///
+/// As [`syscall()`].
+pub(crate) unsafe fn syscall_elsewhere(nr: libc::c_long, args: [usize; 6]) -> isize {
+    let ret: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: all that may change is said to; memory is as the caller says.
+    unsafe {
+        asm!("syscall", inlateout("rax") nr as isize => ret, in("rdi") args[0],
+             in("rsi") args[1], in("rdx") args[2], in("r10") args[3], in("r8") args[4],
+             in("r9") args[5], clobber_abi("C"));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the same.
+    unsafe {
+        asm!("svc 0", in("x8") nr, inlateout("x0") args[0] as isize => ret, in("x1") args[1],
+             in("x2") args[2], in("x3") args[3], in("x4") args[4], in("x5") args[5],
+             clobber_abi("C"));
+    }
+    ret
+}
+
 /// Calls whose arguments are numbers, descriptors and PIDs.
 macro_rules! numbers {
     ($($name:ident($($arg:ident),*) = $nr:ident;)*) => {$(
@@ -269,6 +294,34 @@ pub(crate) fn set_fault(fd: isize, nth: u64) {
         let mut digits = [b'0' + (nth / 10 % 10) as u8, b'0' + (nth % 10) as u8];
         with(libc::SYS_write, &mut digits, 1, [fd as usize, 0, 2, 0, 0, 0]);
     }
+}
+
+/// How a thread that moved into a child lets that go: it ends, or becomes a program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    Exec(i32),
+    Thread,
+    Process,
+}
+
+/// Ends the child, and is back in its parent: the PID of the child.
+///
+/// # Safety
+///
+/// The calling thread has moved, or if it has not, is not needed any more.
+pub(crate) unsafe fn end_elsewhere(end: End) -> isize {
+    let none = [0_usize; 1];
+    let none = none.as_ptr() as usize;
+    let path = c"".as_ptr() as usize;
+    let (nr, args) = match end {
+        End::Exec(fd) => {
+            (libc::SYS_execveat, [fd as usize, path, none, none, libc::AT_EMPTY_PATH as usize, 0])
+        }
+        End::Thread => (libc::SYS_exit, [0; 6]),
+        End::Process => (libc::SYS_exit_group, [0; 6]),
+    };
+    // SAFETY: promised by the caller; the vectors and the path live as long.
+    unsafe { syscall_elsewhere(nr, args) }
 }
 
 /// Becomes the program in a file, without arguments.

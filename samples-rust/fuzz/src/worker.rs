@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use crate::args::{ALL_THREADS, AUTOREAP, FULL_SIZE, SOURCE_OFFSET};
+use crate::args::{ALL_THREADS, AUTOREAP, FULL_SIZE, SFORK, SOURCE_OFFSET};
 use crate::program::{Attr, Behaviour, Group, Proc, Program, Thread};
 use crate::shared::{PAGE, Shared, Slot};
 use crate::sys;
@@ -284,6 +284,36 @@ impl Worker {
         }
     }
 
+    /// Moves into a child, which soon ends, and is back; or finds that this kernel
+    /// cannot.
+    fn sfork(&self, program: i32) -> isize {
+        const FLAGS: u64 = SFORK | libc::CLONE_VM as u64 | libc::CLONE_VFORK as u64;
+        let mut args = [0_u64; FULL_SIZE / 8];
+        args[0] = FLAGS;
+        args[4] = libc::SIGCHLD as u64;
+        // SAFETY: it returns once, in the child, where this goes on.
+        let mut pid = unsafe { sys::clone3(args.as_ptr() as u64, FULL_SIZE as u64) };
+        if pid == 0 {
+            if self.rounds % 2 == 0 {
+                churn_files(program);
+            }
+            let ends = [sys::End::Exec(program), sys::End::Process, sys::End::Thread];
+            // SAFETY: it has moved; and if nobody waits for it any more it just ends.
+            pid = unsafe { sys::end_elsewhere(ends[(self.rounds % 3) as usize]) };
+        }
+        if pid < 0 {
+            return sys::nap(1_000_000);
+        }
+        let (waited, _) = sys::wait_child(pid, libc::__WALL);
+        if waited == pid {
+            shared().sforks.fetch_add(1, Ordering::SeqCst);
+        } else if waited != -(libc::EINTR as isize) && is_original() {
+            self.slot.wrong.store(pid as i64, Ordering::SeqCst);
+        }
+        sys::nap(300_000);
+        waited
+    }
+
     fn behave(&self, behaviour: Behaviour) {
         let files = files();
         let ret = match behaviour {
@@ -316,6 +346,7 @@ impl Worker {
             Behaviour::Vfork => vfork_and_wait(),
             Behaviour::CreateThread => create_and_join(),
             Behaviour::FullFork => full_fork(),
+            Behaviour::Sfork => self.sfork(files.ends_at_once),
         };
         self.note(ret);
     }

@@ -28,6 +28,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("command_copy_names_the_errno", command_copy_names_the_errno),
     ("command_copy_needs_the_right_to_trace", command_copy_needs_the_right_to_trace),
     ("command_run_makes_copies", command_run_makes_copies),
+    (
+        "command_run_without_a_rule_waits_until_the_program_sleeps",
+        command_run_without_a_rule_waits_until_the_program_sleeps,
+    ),
     ("command_run_tells_who_failed", command_run_tells_who_failed),
 ];
 
@@ -249,6 +253,14 @@ fn command_run_makes_copies() {
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let copies = report["copies"].as_array().unwrap();
     assert_eq!(copies.len(), 3);
+    assert!(copies.iter().all(|copy| copy["code"] == 0));
+}
+
+fn command_run_without_a_rule_waits_until_the_program_sleeps() {
+    let text = output(fullfork(&["run", "--copies", "2", "--json", "--", "sleep", "4"]));
+    let report: Value = serde_json::from_str(text.trim()).unwrap();
+    let copies = report["copies"].as_array().unwrap();
+    assert_eq!(copies.len(), 2);
     assert!(copies.iter().all(|copy| copy["code"] == 0));
 }
 

@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("example_worker_pool", example_worker_pool),
     ("example_rollback", example_rollback),
     ("example_fork_server", example_fork_server),
+    ("example_pipeline", example_pipeline),
 ];
 
 fn run(name: &str) -> String {
@@ -33,4 +34,13 @@ fn example_fork_server() {
     let text = run("fork_server");
     assert!(text.contains("1 0 /: Signal(6)"));
     assert_eq!(text.lines().count(), 5);
+}
+
+fn example_pipeline() {
+    let text = run("pipeline");
+    assert!(text.contains("      3 sfork\n      2 fork\n      1 vfork\n"), "{text}");
+    assert!(text.contains("step 2: No such file or directory"), "{text}");
+    assert!(text.contains("step 2: no-such-program: exec: ENOENT"), "{text}");
+    assert!(text.matches("ended: exit status: 0").count() >= 3, "{text}");
+    assert_eq!(text.matches("ended: ").count(), 5, "{text}");
 }

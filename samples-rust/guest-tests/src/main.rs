@@ -17,7 +17,9 @@ mod examples;
 mod fork;
 mod harness;
 mod programs;
+mod python;
 mod redis;
+mod sfork;
 mod snapshot;
 mod snapshot_command;
 mod watch;
@@ -39,6 +41,8 @@ fn tests() -> Vec<Test> {
         snapshot_command::TESTS,
         watch::TESTS,
         examples::TESTS,
+        sfork::TESTS,
+        python::TESTS,
     ]
     .concat()
 }

@@ -10,11 +10,13 @@ use std::process::{Command, ExitCode};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
+use crate::sfork;
 use crate::world::{Running, Scratch, threads, wait_until};
 
 pub(crate) fn run(name: &str, args: &[&str]) -> ExitCode {
     match (name, args) {
         ("workers", [directory, number]) => workers(Path::new(directory), number.parse().unwrap()),
+        ("sfork-killed", []) => sfork::killed(),
         _ => ExitCode::from(2),
     }
 }

@@ -426,9 +426,14 @@ static const int eintr_calls[] = {
 #endif
 	__NR_accept4, __NR_connect,
 	__NR_recvfrom, __NR_recvmsg, __NR_sendto, __NR_sendmsg, __NR_sendmmsg,
+	__NR_splice, __NR_sendfile,
 #ifdef __NR_recvmmsg
 	__NR_recvmmsg,
 #endif
+	/* What was allocated on tmpfs or hugetlbfs is undone, or there already. */
+	__NR_fallocate,
+	/* With nothing submitted.  Its process is not copied, but goes on. */
+	__NR_io_uring_enter,
 };
 
 /* Is current in such a call, with user registers @regs? */

@@ -22,9 +22,21 @@ pub(crate) struct Held {
     _connection: UnixStream,
 }
 
-/// Finds the holder, if there is one.
+/// Finds the holder, if there is one; where there cannot be one, says why.
 pub(crate) fn connect() -> Result<Option<Held>, Failure> {
-    connect_to(&RuntimeDirectory::prepare()?.socket())
+    let held = connect_to(&RuntimeDirectory::prepare()?.socket())?;
+    if held.is_none() {
+        demand_device()?;
+    }
+    Ok(held)
+}
+
+/// Whoever may not open the device has no snapshots, but the machine lacks nothing.
+fn demand_device() -> Result<(), Failure> {
+    match SnapshotStore::open().map_err(Failure::of("snapshots")) {
+        Err(missing @ Failure::Missing(_)) => Err(missing),
+        _ => Ok(()),
+    }
 }
 
 /// Finds the holder, or starts one.

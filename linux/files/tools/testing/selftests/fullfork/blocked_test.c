@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/select.h>
+#include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -60,6 +61,31 @@ static void prepare_timed_socketpair(struct __test_metadata *_metadata)
 {
 	prepare_socketpair(_metadata);
 	set_receive_timeout(_metadata);
+}
+
+/* Filled by the end that is read from here, so that @fds are as of a pipe. */
+static void prepare_full_socketpair(struct __test_metadata *_metadata)
+{
+	static char page[4096];
+	struct timeval tv = { .tv_sec = 100 };
+
+	prepare_socketpair(_metadata);
+	while (send(fds[1], page, sizeof(page), MSG_DONTWAIT) > 0)
+		;
+	ASSERT_EQ(EAGAIN, errno);
+	ASSERT_EQ(0, setsockopt(fds[1], SOL_SOCKET, SO_SNDTIMEO, &tv,
+				sizeof(tv)));
+}
+
+static int source;
+
+static void prepare_sendfile(struct __test_metadata *_metadata)
+{
+	prepare_full_socketpair(_metadata);
+	snprintf(path, sizeof(path), "/tmp/fullfork.XXXXXX");
+	source = mkstemp(path);
+	ASSERT_LE(0, source);
+	ASSERT_EQ(0, ftruncate(source, 4096));
 }
 
 /* An autobound, abstract address. */
@@ -164,6 +190,14 @@ static long call_write(void)
 	static char page[4096];
 
 	return outcome(write(fds[1], page, sizeof(page)) == sizeof(page));
+}
+
+static long call_sendfile(void)
+{
+	off_t offset = 0;
+
+	return outcome(sendfile(fds[1], source, &offset, 4096) == 4096 &&
+		       offset == 4096);
 }
 
 static long call_recv(void)
@@ -308,6 +342,18 @@ static void take_page(void)
 		abort();
 }
 
+/*
+ * A socket has room again when most of what was sent is read; so that each side
+ * makes room for its own call, each makes a lot of it.
+ */
+static void drain_socket(void)
+{
+	static char bytes[1 << 16];
+
+	while (recv(fds[0], bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		;
+}
+
 static void connect_once(void)
 {
 	struct sockaddr_un addr;
@@ -378,6 +424,10 @@ FIXTURE_VARIANT_ADD(blocked, in_recv_of_datagram) {
 FIXTURE_VARIANT_ADD(blocked, in_recv_with_timeout) {
 	.call = { .prepare = prepare_timed_socketpair, .call = call_recv,
 		  .complete = send_byte },
+};
+FIXTURE_VARIANT_ADD(blocked, in_sendfile_to_full_socket_with_timeout) {
+	.call = { .prepare = prepare_sendfile, .call = call_sendfile,
+		  .complete = drain_socket },
 };
 FIXTURE_VARIANT_ADD(blocked, in_accept) {
 	.call = { .prepare = prepare_listener, .call = call_accept,

@@ -223,7 +223,7 @@ static inline bool wait_pidfd(int pidfd, int seconds)
  * show what it is after, @least still mean something.  A slow machine stops
  * in between when ROUNDS_SECONDS are over.
  */
-#define ROUNDS_SECONDS 30
+#define ROUNDS_SECONDS 8
 
 struct rounds {
 	unsigned int least;

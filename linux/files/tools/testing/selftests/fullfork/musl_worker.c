@@ -37,7 +37,7 @@
 /* A slow machine makes fewer forks, as in next_round() of the other tests. */
 #define FORKS		20
 #define LEAST_FORKS	5
-#define FORK_SECONDS	30
+#define FORK_SECONDS	8
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;

@@ -10,6 +10,7 @@
 #include <linux/sched/types.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #ifndef SCHED_DEADLINE
 #define SCHED_DEADLINE 6
@@ -170,6 +171,121 @@ TEST_F_LONG(process, rejects_caller_with_io_uring)
 	}
 	expect_refused(_metadata, &self->ws, &self->sigchld);
 	EXPECT_EQ(0, close(fd));
+}
+
+/* A thread that waits until a timeout, and what its call returned. */
+struct waiter {
+	__u32 tid;
+	long (*call)(void);
+	long ret;
+};
+
+#define WAIT_SECONDS 4
+
+static long wait_for_ring(void)
+{
+	struct __kernel_timespec ts = { .tv_sec = WAIT_SECONDS };
+	struct io_uring_getevents_arg arg = { .ts = ptr_to_u64(&ts) };
+	int fd = setup_ring();
+	long ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = syscall(__NR_io_uring_enter, fd, 0, 1,
+		      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg,
+		      sizeof(arg));
+	ret = ret < 0 ? -errno : ret;
+	close(fd);
+	return ret;
+}
+
+static long wait_for_aio(void)
+{
+	struct timespec ts = { .tv_sec = WAIT_SECONDS };
+	aio_context_t context = 0;
+	struct io_event event;
+	long ret;
+
+	if (syscall(__NR_io_setup, 8, &context))
+		return -errno;
+	ret = syscall(__NR_io_getevents, context, 1, 1, &event, &ts);
+	ret = ret < 0 ? -errno : ret;
+	syscall(__NR_io_destroy, context);
+	return ret;
+}
+
+/* To a socket with a timeout, which is full. */
+static long wait_for_splice(void)
+{
+	struct timeval tv = { .tv_sec = WAIT_SECONDS };
+	aio_context_t context = 0;
+	static char page[4096];
+	int sockets[2], source[2];
+	long ret;
+
+	if (syscall(__NR_io_setup, 8, &context) || pipe(source) ||
+	    write(source[1], page, sizeof(page)) != sizeof(page) ||
+	    socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) ||
+	    setsockopt(sockets[0], SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)))
+		return -errno;
+	while (send(sockets[0], page, sizeof(page), MSG_DONTWAIT) > 0)
+		;
+	ret = splice(source[0], NULL, sockets[0], NULL, sizeof(page), 0);
+	ret = ret < 0 ? -errno : ret;
+	syscall(__NR_io_destroy, context);
+	close(sockets[0]);
+	close(sockets[1]);
+	close(source[0]);
+	close(source[1]);
+	return ret;
+}
+
+static void *wait_for_timeout(void *arg)
+{
+	struct waiter *waiter = arg;
+
+	store(&waiter->tid, sys_gettid());
+	waiter->ret = waiter->call();
+	return NULL;
+}
+
+/* Such a call is EINTR whatever interrupts it, and the caller's not a signal. */
+static void expect_not_interrupted(struct __test_metadata *_metadata,
+				   struct workers *ws, sigset_t *sigchld,
+				   long (*call)(void), long nr, long expected)
+{
+	struct waiter waiter = { .call = call };
+	pthread_t thread;
+	int i;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, wait_for_timeout, &waiter));
+	ASSERT_TRUE(wait_until(load(&waiter.tid), DEADLINE));
+	ASSERT_TRUE(wait_blocked(waiter.tid, nr));
+	for (i = 0; i < 3; i++) {
+		expect_refused(_metadata, ws, sigchld);
+		EXPECT_TRUE(wait_blocked(waiter.tid, nr));
+	}
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(expected, waiter.ret);
+}
+
+TEST_F_LONG(process, is_not_interrupted_in_io_uring_enter)
+{
+	expect_not_interrupted(_metadata, &self->ws, &self->sigchld,
+			       wait_for_ring, __NR_io_uring_enter, -ETIME);
+}
+
+TEST_F_LONG(process, is_not_interrupted_in_io_getevents)
+{
+	expect_not_interrupted(_metadata, &self->ws, &self->sigchld,
+			       wait_for_aio, __NR_io_getevents, 0);
+}
+
+/* Its replica would wait for the lock of the pipe, which is held meanwhile. */
+TEST_F_LONG(process, is_not_interrupted_in_splice)
+{
+	expect_not_interrupted(_metadata, &self->ws, &self->sigchld,
+			       wait_for_splice, __NR_splice, -EAGAIN);
 }
 
 static int set_policy(pid_t tid, unsigned int policy)

@@ -405,6 +405,21 @@ TEST_F_LONG(state, fs_base_goes_with_the_thread)
 	EXPECT_EQ(0x7755, found);
 	expect_exited(0, ret);
 }
+/* The ways into the kernel differ, and the way back is that of the parent. */
+TEST_F_LONG(state, exit_by_the_32_bit_entry_comes_back)
+{
+	pid_t inside;
+	long pid;
+
+	ASSERT_EQ(0, sfork());
+	inside = raw_getpid();
+	/* 252 is exit_group() there. */
+	asm volatile("int $0x80" : "=a"(pid) : "0"(252L), "b"(21L) :
+		     "r8", "r9", "r10", "r11", "memory");
+	EXPECT_EQ(inside, pid);
+	EXPECT_NE(inside, raw_getpid());
+	expect_exited(21, pid);
+}
 #endif /* __x86_64__ */
 
 /*
