@@ -225,8 +225,9 @@ FIXTURE_SETUP(member)
 	start_tree(_metadata, chain, ARRAY_SIZE(chain), RELATION_CHILD);
 	self->pidfd = sys_pidfd_open(pid_of(0));
 	ASSERT_LE(0, self->pidfd);
+	/* It was started, but may not have come so far. */
+	ASSERT_TRUE(wait_word(&report->word[WORD_THREAD], 0));
 	self->thread = load(&report->word[WORD_THREAD]);
-	ASSERT_LT(0, self->thread);
 	set_word(&report->word[WORD_ENTER], 1);
 	ASSERT_TRUE(obstacle->prepare(self->thread))
 	{
