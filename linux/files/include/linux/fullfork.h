@@ -27,14 +27,26 @@ enum fullfork_shared {
 	FULLFORK_NR_SHARED,
 };
 
+/* What copy_process() is to do for a replica. */
+enum fullfork_step {
+	FULLFORK_COPY,		/* all of it */
+	FULLFORK_BEGIN,		/* what needs no other replica */
+	FULLFORK_FINISH,	/* the rest */
+	FULLFORK_CANCEL,	/* undo what FULLFORK_BEGIN did; not in place of FINISH */
+};
+
 /**
  * struct fullfork_place - where a replica goes among the others
+ * @step: of a replica that is begun before it is known where it goes
+ * @begun: the replica, for FULLFORK_FINISH and FULLFORK_CANCEL
  * @share_flags: CLONE_* flags for what it shares with its siblings
  * @siblings: for each of &enum fullfork_shared, the replica to share it with,
  *	or the original to copy it from
  * @parent: the parent of a group leader; NULL for the reaper of a PID namespace
  */
 struct fullfork_place {
+	enum fullfork_step	step;
+	struct task_struct	*begun;
 	u64			share_flags;
 	struct task_struct	*siblings[FULLFORK_NR_SHARED];
 	struct task_struct	*parent;
@@ -298,6 +310,29 @@ static inline struct pid_namespace *fullfork_pid_ns(const struct kernel_clone_ar
 static inline bool fullfork_is_replica(const struct kernel_clone_args *args)
 {
 	return fullfork_place(args);
+}
+
+/* Does copy_process() leave the rest for later? */
+static inline bool fullfork_begins(const struct kernel_clone_args *args)
+{
+	struct fullfork_place *place = fullfork_place(args);
+
+	return unlikely(place) && place->step == FULLFORK_BEGIN;
+}
+
+/* The task that copy_process() goes on with, or NULL. */
+static inline struct task_struct *fullfork_begun(const struct kernel_clone_args *args)
+{
+	struct fullfork_place *place = fullfork_place(args);
+
+	return unlikely(place) && place->step >= FULLFORK_FINISH ? place->begun : NULL;
+}
+
+static inline bool fullfork_cancels(const struct kernel_clone_args *args)
+{
+	struct fullfork_place *place = fullfork_place(args);
+
+	return unlikely(place) && place->step == FULLFORK_CANCEL;
 }
 
 /* CLONE_* flags for what a new task shares with its siblings. */

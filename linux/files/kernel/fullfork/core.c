@@ -12,20 +12,24 @@
  *    be copied: it marks all threads with JOBCTL_TRAP_FULLFORK at one instant
  *    and interrupts them.  A thread goes to sleep on its way to user mode, where
  *    its registers are all in pt_regs and its signals still queued, or leaves by
- *    exiting.  A marked thread makes no thread and no process.  The caller waits
+ *    exiting.  A thread that leads no process first begins its replica: that is
+ *    most of what copy_process() does for one, concerns nobody else, and nobody
+ *    sees it.  A marked thread makes no thread and no process.  The caller waits
  *    for all of them, and for processes that exit to become zombies, for a
  *    bounded time.  Then it looks again, since what was not claimed yet went on,
  *    until it finds nothing new.  Rights are checked before anybody is marked.
  * 2. Check.  Rights once more, as nobody can change theirs any more.  What cannot
- *    be copied truly is refused.  Nothing was copied yet.
+ *    be copied truly is refused.  No memory was copied yet.
  * 3. Prepare.  Each original makes its own replica with copy_process(), as soon
  *    as those are there that it needs: its parent, its leader, and whoever copies
- *    an object that it shares; all else in parallel.  Who has exited is copied by
- *    somebody near.  Replicas are visible but do not run.  All may fail; the first
- *    error is kept, and nobody starts after it.
+ *    an object that it shares; all else in parallel.  What threads have begun is
+ *    finished by the thread that made their leader's replica; who has something
+ *    that this one has not, or was changed meanwhile, undoes it and starts anew.
+ *    Who has exited is copied by somebody near.  Replicas are visible but do not
+ *    run.  All may fail; the first error is kept, and nobody starts after it.
  * 4. Commit, which cannot fail, or abort.  The caller lets the replicas of zombies
- *    exit, then starts all others; or it has all killed before they run a user
- *    instruction.
+ *    exit, then starts all others; or it has members undo what they began, and
+ *    all replicas killed before they run a user instruction.
  * 5. Release.  The caller lets the originals go on.
  *
  * Who waits for whom: the caller for marked threads, then for members at work;
@@ -424,6 +428,7 @@ static void fullfork_commit(struct fullfork *op, int event)
 /* What a dying task would do that others could see. */
 static void disarm_replica(struct task_struct *p)
 {
+	p->set_child_tid = NULL;
 	p->clear_child_tid = NULL;
 #ifdef CONFIG_FUTEX
 	p->futex.robust_list = NULL;
@@ -498,6 +503,7 @@ static void fullfork_abort(struct fullfork *op)
 
 	/* No member leaves from here on. */
 	fullfork_detach(op, &op->groups);
+	fullfork_cancel_replicas(op);
 	list_for_each_entry(g, &op->groups, node) {
 		if (!g->leader || !g->leader->replica)
 			continue;

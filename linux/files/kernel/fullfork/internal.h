@@ -63,6 +63,9 @@ struct fullfork_need {
 	struct fullfork_member	*on;
 };
 
+/* Members of one process that finish what others began. */
+#define FULLFORK_MAX_FINISHERS	8U
+
 /* One for each shared object, for the parent, and for the init of a namespace. */
 #define FULLFORK_MAX_NEEDS	(FULLFORK_NR_SHARED + 2)
 
@@ -87,12 +90,14 @@ struct fullfork_object {
  * @replica: its copy once that is prepared, else NULL
  * @place: for copy_process()
  * @lost: the original is in a full fork call of its own that came second
+ * @restarts_eintr: its system call is one that is to be restarted after EINTR
  *
  * @state: of the original as a thread that takes part
  * @todo: members whose replicas the original is to prepare, by @todo_node
  * @todo_node: in @todo of @maker
  *
- * @maker: whose original prepares the replica: itself if it is alive
+ * @maker: whose original prepares the replica: itself if it is alive, unless it
+ *	began it and another one finishes it
  * @owners: for every shared object the member that copies it
  * @parent: the member whose replica is the parent, of a leader below the root
  * @pid_ns: the PID namespace of the replica if it is not that of the original
@@ -109,6 +114,7 @@ struct fullfork_member {
 	struct task_struct		*replica;
 	struct fullfork_place		place;
 	bool				lost;
+	bool				restarts_eintr;
 
 	enum fullfork_member_state	state;
 	struct list_head		todo;
@@ -137,6 +143,8 @@ struct fullfork_member {
  * @bystanders: those that are not, see CLONE_SUBTREE
  * @zombie: it had exited, and handed its children on, at the last look
  * @leader: the member that leads the replica
+ * @nr_to_finish: replicas of threads that their originals began and others finish
+ * @finishers: who does so, protected by the lock of the operation like that
  * @exited: stands for a leader that has exited
  * @made_as: what it is in the template that is copied, else NULL
  * @pid: of the replica, when it is aborted
@@ -151,6 +159,8 @@ struct fullfork_group {
 	struct list_head		bystanders;
 	bool				zombie;
 	struct fullfork_member		*leader;
+	unsigned int			nr_to_finish;
+	struct fullfork_member		*finishers[FULLFORK_MAX_FINISHERS];
 	struct fullfork_member		exited;
 	const struct fullfork_replica	*made_as;
 	struct pid			*pid;
@@ -301,6 +311,9 @@ int fullfork_link_members(struct fullfork *op);
 /* replica.c */
 int fullfork_prepare_replicas(struct fullfork *op);
 void fullfork_work(struct fullfork_member *maker);
+void fullfork_begin_replica(struct fullfork_member *m);
+void fullfork_cancel_replica(struct fullfork_member *m);
+void fullfork_cancel_replicas(struct fullfork *op);
 
 /* pidns.c */
 int fullfork_get_pid_ns(struct fullfork *op);

@@ -77,9 +77,15 @@ static void link_object(struct fullfork_member *m, enum fullfork_shared what,
 {
 	const void *object = shared_object(original, what);
 	struct fullfork_object *o = &m->objects[what];
+	struct fullfork_member *lead = m->group->leader;
 	struct fullfork *op = m->group->op;
 
-	m->owners[what] = find_owner(op, object);
+	/* As threads do, and without a look into the table. */
+	if (m != lead && !fullfork_has_exited(lead) &&
+	    object == shared_object(lead->original, what))
+		m->owners[what] = lead->owners[what];
+	else
+		m->owners[what] = find_owner(op, object);
 	if (m->owners[what]) {
 		add_need(m, m->owners[what]);
 		return;

@@ -226,36 +226,37 @@ int fullfork_wait_quiesced(struct fullfork *op)
 	return READ_ONCE(op->err);
 }
 
-/* Let every member go on.  They do not touch the operation afterwards. */
+/*
+ * Let every member go on.  They do not touch the operation afterwards.  As nobody
+ * joins or leaves a group that is detached, there is no lock to hold meanwhile.
+ */
 static void release_group(struct fullfork_group *g)
 {
 	struct fullfork *op = g->op;
 	struct fullfork_member *m, *next;
-	DEFINE_WAKE_Q(wake_q);
 
-	spin_lock_irq(&op->lock);
 	list_splice_init(&g->bystanders, &g->members);
 	list_for_each_entry_safe(m, next, &g->members, node) {
 		struct task_struct *original;
 
 		if (fullfork_has_exited(m))
 			continue;
-		if (m == op->self)
+		if (m == op->self) {
 			m->group = NULL;
+			continue;
+		}
 		original = get_task_struct(m->original);
 
-		/*
-		 * Pairs with the acquire in wait_state(): @m is gone
-		 * then.  The wake-up may come at once, so it is queued after.
-		 */
+		/* Pairs with the acquire in wait_state(): @m is gone then. */
 		smp_store_release(&m->state, FULLFORK_RELEASED);
-		wake_q_add_safe(&wake_q, original);
+		wake_up_process(original);
+		put_task_struct(original);
 	}
 	INIT_LIST_HEAD(&g->members);
+
+	guard(spinlock_irq)(&op->lock);
 	op->nr_members -= g->nr_members;
 	g->nr_members = 0;
-	spin_unlock_irq(&op->lock);
-	wake_up_q(&wake_q);
 }
 
 /**
@@ -328,6 +329,22 @@ static bool leave(struct fullfork_member *m)
 	op->nr_changes++;
 	wake_up_process(op->caller);
 	return true;
+}
+
+/*
+ * Is the replica of current to be begun on the way, before it is known whether
+ * it will be made?  Nobody has to wake us once more then to do it.
+ */
+static bool begins_replica(void)
+{
+	struct fullfork_group *g;
+
+	/* sched_ext does not let a fork take its time. */
+	if (IS_ENABLED(CONFIG_SCHED_CLASS_EXT) || thread_group_leader(current))
+		return false;
+	guard(spinlock_irq)(fullfork_siglock(current));
+	g = current->signal->fullfork;
+	return g && (g->op->kargs->flags & CLONE_ALL_THREADS) && !READ_ONCE(g->op->err);
 }
 
 static void be_member(struct fullfork_member *m)
@@ -459,15 +476,19 @@ void fullfork_quiesce(struct pt_regs *regs)
 	if (in_uprobe_step())
 		return;
 
+	m.restarts_eintr = fullfork_restarts_eintr(regs);
+	if (begins_replica())
+		fullfork_begin_replica(&m);
 	scoped_guard(spinlock_irq, fullfork_siglock(current)) {
 		joined = join(&m);
 		/* Was it a signal too that interrupted the system call? */
 		recalc_sigpending();
-		if (!task_sigpending(current) && fullfork_restarts_eintr(regs))
+		if (!task_sigpending(current) && m.restarts_eintr)
 			syscall_set_return_value(current, regs, -ERESTARTNOINTR, 0);
 	}
 	if (joined)
 		be_member(&m);
+	fullfork_cancel_replica(&m);
 }
 
 /**
@@ -481,10 +502,14 @@ void fullfork_quiesce_stopped(void)
 	struct fullfork_member m = {};
 	bool joined;
 
+	m.restarts_eintr = fullfork_restarts_eintr(current_pt_regs());
+	if (begins_replica())
+		fullfork_begin_replica(&m);
 	scoped_guard(spinlock_irq, fullfork_siglock(current))
 		joined = join(&m);
 	if (joined)
 		be_member(&m);
+	fullfork_cancel_replica(&m);
 }
 
 /**

@@ -13,6 +13,7 @@
 #include <linux/cred.h>
 #include <linux/fullfork.h>
 #include <linux/futex.h>
+#include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/pid_namespace.h>
@@ -46,9 +47,11 @@ void __fullfork_copy_thread(struct fullfork_place *place, struct task_struct *p)
 {
 	struct fullfork_member *m = to_member(place);
 	struct pt_regs *regs = task_pt_regs(p);
+	/* Current, or a thread of the same process that began the replica. */
+	struct task_struct *original = p->mm ? m->original : current;
 
-	p->sched_reset_on_fork = current->sched_reset_on_fork;
-	p->default_timer_slack_ns = current->default_timer_slack_ns;
+	p->sched_reset_on_fork = original->sched_reset_on_fork;
+	p->default_timer_slack_ns = original->default_timer_slack_ns;
 	if (!p->mm) {
 		/* A reaper or a zombie has nothing to do with current's memory. */
 #ifdef CONFIG_UPROBES
@@ -60,27 +63,27 @@ void __fullfork_copy_thread(struct fullfork_place *place, struct task_struct *p)
 		return;
 	}
 
-	p->clear_child_tid = current->clear_child_tid;
+	p->clear_child_tid = original->clear_child_tid;
 #ifdef CONFIG_FUTEX
-	p->futex.robust_list = current->futex.robust_list;
+	p->futex.robust_list = original->futex.robust_list;
 #ifdef CONFIG_COMPAT
-	p->futex.compat_robust_list = current->futex.compat_robust_list;
+	p->futex.compat_robust_list = original->futex.compat_robust_list;
 #endif
 #endif
 #ifdef CONFIG_GENERIC_ENTRY
-	if (test_task_syscall_work(current, SYSCALL_USER_DISPATCH))
+	if (test_task_syscall_work(original, SYSCALL_USER_DISPATCH))
 		set_task_syscall_work(p, SYSCALL_USER_DISPATCH);
 #endif
-	if (current == m->group->op->caller)
+	if (original == m->group->op->caller)
 		return;
 
 	if (m->lost)
 		syscall_set_return_value(p, regs, -EAGAIN, 0);
-	else if (fullfork_restarts_eintr(current_pt_regs()))
+	else if (m->restarts_eintr)
 		/* The signal that interrupted it is not for the replica. */
 		syscall_set_return_value(p, regs, -ERESTARTNOINTR, 0);
 	else
-		syscall_set_return_value(p, regs, 0, regs_return_value(current_pt_regs()));
+		syscall_set_return_value(p, regs, 0, regs_return_value(task_pt_regs(original)));
 
 	/*
 	 * Go through the exit work once to restart an interrupted system call:
@@ -198,42 +201,92 @@ struct pid_namespace *__fullfork_pid_ns(struct fullfork_place *place)
 	return m->pid_ns ?: task_active_pid_ns(m->original);
 }
 
-/*
- * glibc finds the TID of a thread in the word that is to be cleared when the
- * thread exits.  A shared mapping has one word for both: it is left alone.
- */
-static bool tid_word_is_private(struct mm_struct *mm, unsigned long addr)
+/* A shared mapping has one word for both: it is left alone. */
+static struct vm_area_struct *find_private_area(struct mm_struct *mm, unsigned long addr)
 {
-	struct vm_area_struct *vma;
-	bool private = false;
+	struct vm_area_struct *vma = vma_lookup(mm, untagged_addr_remote(mm, addr));
+
+	return vma && !(vma->vm_flags & VM_SHARED) ? vma : NULL;
+}
+
+static bool is_private_word(struct mm_struct *mm, unsigned long addr)
+{
+	bool private;
 
 	if (mmap_read_lock_killable(mm))
 		return false;
-	vma = vma_lookup(mm, addr);
-	if (vma)
-		private = !(vma->vm_flags & VM_SHARED);
+	private = find_private_area(mm, addr);
 	mmap_read_unlock(mm);
 	return private;
 }
 
-/*
- * Write the new TID where the old one is.  No thread of the original runs, so
- * its word is that of the replica; and the replica does not run either.
- */
-static int update_tid_word(struct task_struct *p)
+static void write_to_page(struct vm_area_struct *vma, struct page *page,
+			  unsigned long addr, pid_t tid)
 {
-	unsigned long addr = (unsigned long)p->clear_child_tid;
+	void *kaddr = kmap_local_page(page);
+
+	copy_to_user_page(vma, page, addr, kaddr + offset_in_page(addr), &tid, sizeof(tid));
+	kunmap_local(kaddr);
+	set_page_dirty_lock(page);
+	put_page(page);
+}
+
+/* As access_process_vm(), for a word that does not cross pages of a replica. */
+static int write_tid_word(struct mm_struct *mm, unsigned long addr, pid_t tid)
+{
+	struct vm_area_struct *vma;
+	struct page *page;
+	long got = 1;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	vma = find_private_area(mm, addr);
+	if (vma) {
+		got = get_user_pages_remote(mm, addr, 1, FOLL_WRITE, &page, NULL);
+		if (got == 1)
+			write_to_page(vma, page, addr, tid);
+	}
+	mmap_read_unlock(mm);
+	if (got == 1)
+		return 0;
+	return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
+}
+
+/*
+ * A process of one thread writes the word by itself before it comes to user mode,
+ * as after CLONE_CHILD_SETTID.  One that is to be stopped may be looked at before.
+ */
+static bool writes_own_word(struct fullfork_member *m)
+{
+	return m->owners[FULLFORK_MM] == m && atomic_read(&current->mm->mm_users) == 1 &&
+	       !(m->group->op->kargs->flags & CLONE_STOPPED);
+}
+
+/*
+ * glibc finds the TID of a thread in the word that is to be cleared when the
+ * thread exits.  Write the new one where the old one is.  No thread of the
+ * original runs, so its word is that of the replica; and the replica does not
+ * run either.
+ */
+static int update_tid_word(struct fullfork_member *m, struct task_struct *p)
+{
 	pid_t word, tid = task_pid_nr_ns(p, task_active_pid_ns(p));
+	unsigned long addr = (unsigned long)p->clear_child_tid;
 
-	if (!addr || get_user(word, p->clear_child_tid) || word != task_pid_vnr(current) ||
-	    !tid_word_is_private(p->mm, addr))
+	if (!addr || get_user(word, p->clear_child_tid) ||
+	    word != task_pid_vnr(m->original) || word == tid)
 		return 0;
-
-	if (tid == word)
+	if (!writes_own_word(m) && IS_ALIGNED(addr, sizeof(tid)))
+		return write_tid_word(p->mm, addr, tid);
+	if (!is_private_word(p->mm, addr))
 		return 0;
-	if (access_process_vm(p, addr, &tid, sizeof(tid), FOLL_WRITE) != sizeof(tid))
-		return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
-	return 0;
+	if (writes_own_word(m)) {
+		p->set_child_tid = p->clear_child_tid;
+		return 0;
+	}
+	if (access_process_vm(p, addr, &tid, sizeof(tid), FOLL_WRITE) == sizeof(tid))
+		return 0;
+	return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
 }
 
 static const u64 share_flags[FULLFORK_NR_SHARED] = {
@@ -332,6 +385,159 @@ static struct task_struct *copy_original(struct fullfork_member *m)
 	return copy_process(NULL, 0, NUMA_NO_NODE, &args);
 }
 
+static struct task_struct *do_step(struct fullfork_member *m, enum fullfork_step step)
+{
+	struct fullfork_place *place = &m->place;
+	struct kernel_clone_args args = {
+		.exit_signal	= -1,
+		.fullfork	= place,
+	};
+	struct task_struct *p;
+
+	place->step = step;
+	place->share_flags = CLONE_THREAD;
+	p = copy_process(NULL, 0, NUMA_NO_NODE, &args);
+	place->step = FULLFORK_COPY;
+	place->share_flags = 0;
+	return p;
+}
+
+/**
+ * fullfork_begin_replica() - do what a replica thread needs of its original alone
+ * @m: the member of current, which is no leader
+ *
+ * It costs most of a replica, and current is running now; the rest can be done
+ * by another thread, see may_finish().  Should it fail, all of it is tried when
+ * it is the turn of @m.
+ */
+void fullfork_begin_replica(struct fullfork_member *m)
+{
+	struct task_struct *p = do_step(m, FULLFORK_BEGIN);
+
+	if (!IS_ERR(p))
+		m->place.begun = p;
+}
+
+/**
+ * fullfork_cancel_replica() - undo fullfork_begin_replica(), if it is not finished
+ * @m: the member of current
+ */
+void fullfork_cancel_replica(struct fullfork_member *m)
+{
+	if (likely(!m->place.begun))
+		return;
+	do_step(m, FULLFORK_CANCEL);
+	m->place.begun = NULL;
+}
+
+/*
+ * Is what others may change of @t as it was when its replica @p was begun?  Of the
+ * rest, copy_process() takes the present value when it is finished.
+ */
+static bool is_unchanged(const struct task_struct *t, const struct task_struct *p)
+{
+	if (t->policy != p->policy || t->static_prio != p->static_prio ||
+	    t->normal_prio != p->normal_prio || t->rt_priority != p->rt_priority ||
+	    t->se.custom_slice != p->se.custom_slice || t->se.slice != p->se.slice ||
+	    t->timer_slack_ns != p->timer_slack_ns || t->atomic_flags != p->atomic_flags ||
+	    t->user_cpus_ptr || p->user_cpus_ptr ||
+	    !cpumask_equal(&t->cpus_mask, &p->cpus_mask) ||
+	    memcmp(t->comm, p->comm, sizeof(t->comm)))
+		return false;
+#ifdef CONFIG_UCLAMP_TASK
+	if (memcmp(t->uclamp_req, p->uclamp_req, sizeof(t->uclamp_req)))
+		return false;
+#endif
+#ifdef CONFIG_CPUSETS
+	if (!nodes_equal(t->mems_allowed, p->mems_allowed))
+		return false;
+#endif
+#ifdef CONFIG_NUMA
+	if (t->mempolicy)
+		return false;
+#endif
+#ifdef CONFIG_BLOCK
+	/* An I/O priority. */
+	if (t->io_context)
+		return false;
+#endif
+	return true;
+}
+
+/* Does copy_process() take the same from current as from @t when it finishes? */
+static bool is_as_current(const struct task_struct *t)
+{
+	if (!cpumask_equal(&t->cpus_mask, &current->cpus_mask))
+		return false;
+#ifdef CONFIG_SECCOMP
+	if (t->seccomp.mode != current->seccomp.mode ||
+	    t->seccomp.filter != current->seccomp.filter ||
+	    (t->atomic_flags ^ current->atomic_flags) & BIT(PFA_NO_NEW_PRIVS))
+		return false;
+#endif
+#ifdef CONFIG_SCHED_CORE
+	if (t->core_cookie != current->core_cookie)
+		return false;
+#endif
+#ifdef CONFIG_UPROBES
+	if (t->utask || current->utask)
+		return false;
+#endif
+#ifdef CONFIG_USER_EVENTS
+	if (t->user_event_mm != current->user_event_mm)
+		return false;
+#endif
+#ifdef TIF_IO_BITMAP
+	if (test_tsk_thread_flag((struct task_struct *)t, TIF_IO_BITMAP))
+		return false;
+#endif
+#ifdef CONFIG_CGROUPS
+	guard(rcu)();
+	return task_css_set((struct task_struct *)t) == task_css_set(current);
+#else
+	return true;
+#endif
+}
+
+/*
+ * Can current, which made the leader's replica, finish that of @m?  Else @m has
+ * to be woken for that, and to be scheduled twice.
+ */
+static bool may_finish(const struct fullfork_member *m)
+{
+	enum fullfork_shared what;
+
+	if (!m->place.begun || !same_thread_group(m->original, current))
+		return false;
+	for (what = FULLFORK_GROUP; what < FULLFORK_NR_SHARED; what++)
+		if (m->owners[what] == m)
+			return false;
+	return is_unchanged(m->original, m->place.begun) && is_as_current(m->original);
+}
+
+/*
+ * Who finishes the replica of @m?  Where there are several CPUs, members that are
+ * like the maker of the leader's replica, and so like each other, share the work.
+ */
+static struct fullfork_member *pick_finisher(struct fullfork_member *m,
+					     struct fullfork_member *maker)
+{
+	struct fullfork_group *g = m->group;
+	unsigned int nr = min(num_online_cpus(), FULLFORK_MAX_FINISHERS);
+	unsigned int i;
+
+	lockdep_assert_held(&g->op->lock);
+
+	/* They need not be like the owner of something that only some share. */
+	if (g->nr_to_finish && g->finishers[0] != maker)
+		return maker;
+	i = g->nr_to_finish++;
+	if (i < nr)
+		g->finishers[i] = i ? m : maker;
+	/* CPUs may come and go. */
+	return g->finishers[i % nr] ?: maker;
+}
+
 /* A zombie has the credentials that its parent's wait() tells about. */
 static void keep_creds(struct task_struct *p, struct task_struct *original)
 {
@@ -390,18 +596,22 @@ static void prepare_member(struct fullfork_member *m)
 	struct task_struct *p;
 	int err;
 
+	if (m->maker == m && (m->place.step != FULLFORK_FINISH || READ_ONCE(op->err)))
+		fullfork_cancel_replica(m);
 	if (READ_ONCE(op->err))
 		return;
 
 	place_member(m);
 	p = copy_original(m);
+	m->place.begun = NULL;
+	m->place.step = FULLFORK_COPY;
 	if (IS_ERR(p)) {
 		fail_prepare(op, PTR_ERR(p), FULLFORK_PREPARE);
 		return;
 	}
 	m->replica = p;
 	keep_family_state(m, p);
-	err = p->mm ? update_tid_word(p) : 0;
+	err = p->mm ? update_tid_word(m, p) : 0;
 	if (err)
 		fail_prepare(op, err, FULLFORK_TID_WORD);
 }
@@ -430,14 +640,21 @@ static struct fullfork_member *finish_member(struct fullfork_member *m,
 	struct fullfork *op = m->group->op;
 	struct fullfork_need *need;
 
-	guard(spinlock_irq)(&op->lock);
-	if (!op->err) {
-		op->nr_prepared++;
-		list_for_each_entry(need, &m->dependents, node)
-			if (!--need->of->nr_needs)
-				start_member(need->of, wake_q);
+	/* They stay, and @op does, as @m is still counted. */
+	list_for_each_entry(need, &m->dependents, node) {
+		guard(spinlock_irq)(&op->lock);
+		if (op->err || --need->of->nr_needs)
+			continue;
+		if (may_finish(need->of)) {
+			need->of->maker = pick_finisher(need->of, maker);
+			need->of->place.step = FULLFORK_FINISH;
+		}
+		start_member(need->of, wake_q);
 	}
 
+	guard(spinlock_irq)(&op->lock);
+	if (!op->err)
+		op->nr_prepared++;
 	list_del(&m->todo_node);
 	next = list_first_entry_or_null(&maker->todo, struct fullfork_member, todo_node);
 	if (!next)
@@ -472,6 +689,49 @@ static bool none_preparing(struct fullfork *op)
 	return !op->nr_preparing;
 }
 
+static void wait_none_preparing(struct fullfork *op)
+{
+	/* Not to be interrupted: members at work refer to @op. */
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		if (none_preparing(op))
+			break;
+		/* Pairs with the release in start_member(). */
+		if (smp_load_acquire(&op->self->state) == FULLFORK_PREPARING) {
+			__set_current_state(TASK_RUNNING);
+			fullfork_work(op->self);
+			continue;
+		}
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
+}
+
+/**
+ * fullfork_cancel_replicas() - have members undo what they began
+ * @op: the operation, detached and with an error
+ *
+ * So that nothing is charged any more when the call returns.
+ */
+void fullfork_cancel_replicas(struct fullfork *op)
+{
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+	DEFINE_WAKE_Q(wake_q);
+
+	list_for_each_entry(g, &op->groups, node) {
+		list_for_each_entry(m, &g->members, node) {
+			if (!m->place.begun)
+				continue;
+			guard(spinlock_irq)(&op->lock);
+			m->maker = m;
+			start_member(m, &wake_q);
+		}
+	}
+	wake_up_q(&wake_q);
+	wait_none_preparing(op);
+}
+
 /**
  * fullfork_prepare_replicas() - have all members make their replicas
  * @op: the operation, with all members linked
@@ -488,20 +748,7 @@ int fullfork_prepare_replicas(struct fullfork *op)
 		start_member(op->root->leader, &wake_q);
 	wake_up_q(&wake_q);
 
-	/* Not to be interrupted: members at work refer to @op. */
-	for (;;) {
-		set_current_state(TASK_UNINTERRUPTIBLE);
-		if (none_preparing(op))
-			break;
-		/* Pairs with the release in start_member(). */
-		if (smp_load_acquire(&op->self->state) == FULLFORK_PREPARING) {
-			__set_current_state(TASK_RUNNING);
-			fullfork_work(op->self);
-			continue;
-		}
-		schedule();
-	}
-	__set_current_state(TASK_RUNNING);
+	wait_none_preparing(op);
 
 	/*
 	 * A circle: the init of a PID namespace shares something with a process
