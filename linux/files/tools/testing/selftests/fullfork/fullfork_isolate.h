@@ -16,6 +16,7 @@
 /* Words of the report, from here on free for the tests */
 enum {
 	WORD_TURN,
+	WORD_OUTSIDER,
 	WORD_FREE,
 };
 
@@ -110,15 +111,19 @@ static inline bool is_pattern(const unsigned char *buf, size_t size)
 /* A descriptor of the same file in a process that is no member: its PID. */
 static inline pid_t start_outsider(struct __test_metadata *_metadata, int fd)
 {
-	pid_t pid = fork();
+	pid_t pid;
 
+	store(&report->word[WORD_OUTSIDER], 0);
+	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		close_all_but(fd);
+		store(&report->word[WORD_OUTSIDER], 1);
 		for (;;)
 			pause();
 	}
-	/* It has what it is to have from the start, and need not be waited for. */
+	/* Until then it has all the others too. */
+	ASSERT_TRUE(wait_until(load(&report->word[WORD_OUTSIDER]), DEADLINE));
 	return pid;
 }
 
