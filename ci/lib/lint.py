@@ -23,8 +23,8 @@ from common import LOG, OUT, REPO, Failure, Results, main, read_base, run, \
 
 # Lines added and deleted in files of the base, over the whole queue: hooks; and
 # where a subsystem copies what is its own, which belongs there.
-BUDGET = 530
-BUDGET_COPIES = 1050
+BUDGET = 620
+BUDGET_COPIES = 1160
 COPIES = re.compile(r".*: copy .* for full fork$")
 
 # What checkpatch says and the queue does not heed: (path, type, reason).
@@ -49,6 +49,8 @@ CHECKPATCH_IGNORE = [
     ("tools/testing/", "MACRO_ARG_REUSE",
      "test macros take names of variables, as kselftest_harness.h does"),
     ("tools/testing/", "MACRO_WITH_FLOW_CONTROL", "ASSERT_ and SKIP return"),
+    ("tools/testing/", "SPACING",
+     "a pointer to FIXTURE_DATA() is taken for a product"),
     ("tools/testing/", "CAMELCASE", "_Static_assert and names of libc"),
 ]
 SHELL = re.compile(rb"#!.*\b(bash|sh)\b")

@@ -2,6 +2,7 @@
 #ifndef _LINUX_FULLFORK_H
 #define _LINUX_FULLFORK_H
 
+#include <linux/bits.h>
 #include <linux/sched.h>
 #include <linux/sched/jobctl.h>
 #include <linux/sched/signal.h>
@@ -60,7 +61,7 @@ struct fullfork_place {
 
 #ifdef CONFIG_FULLFORK
 
-#define JOBCTL_SFORK		(1UL << JOBCTL_SFORK_BIT)
+#define JOBCTL_SFORK		BIT(JOBCTL_SFORK_BIT)
 
 /*
  * In task_struct::vfork_done of a child that has the thread of its parent: the
