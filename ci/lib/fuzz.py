@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Run the fuzzer of samples-rust/fuzz in the guest, on KERNEL, and judge it.
 
+fuzz.py build   the fuzzer alone
 fuzz.py run
 
 FUZZ_SECONDS  how long (default 180)
@@ -134,10 +135,16 @@ def cmd_run():
     return status
 
 
+def cmd_build():
+    user.demand("build fuzz", user.cargo("build", "-p", PROGRAM))
+    return 0
+
+
 def command(argv):
-    if argv != ["run"]:
-        raise Failure("usage: fuzz.py run")
-    return cmd_run()
+    commands = {"build": cmd_build, "run": cmd_run}
+    if len(argv) != 1 or argv[0] not in commands:
+        raise Failure("usage: fuzz.py " + "|".join(commands))
+    return commands[argv[0]]()
 
 
 if __name__ == "__main__":

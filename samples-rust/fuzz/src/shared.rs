@@ -23,8 +23,7 @@ pub(crate) struct Slot {
     pub(crate) replica_progress: AtomicU64,
     /// System calls that returned `EINTR`, in either.
     pub(crate) interrupted: AtomicU64,
-    /// What a call returned in a replica that is neither 0 nor `EAGAIN`; or a PID that
-    /// is not that of a child, after a move.
+    /// What a call returned in a replica that is neither 0 nor `EAGAIN`.
     pub(crate) wrong: AtomicI64,
     pub(crate) tid: AtomicU32,
     pub(crate) ready: AtomicU32,
@@ -49,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) gate: AtomicU32,
     /// Threads that moved into a child and came back.
     pub(crate) sforks: AtomicU64,
+    /// What one of them was told, which is not the PID of a child.
+    pub(crate) lost: AtomicU64,
     pub(crate) slots: [Slot; Program::MAX_THREADS],
     pub(crate) areas: [Area; Program::MAX_THREADS],
     /// The last page that can be written; one that can be read; one that is not there.
@@ -97,6 +98,7 @@ impl Shared {
 
     /// As at the start of a step.
     pub(crate) fn reset(&self) {
+        self.lost.store(0, Ordering::SeqCst);
         for slot in &self.slots {
             for word in [
                 &slot.progress,

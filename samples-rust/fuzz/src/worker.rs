@@ -308,7 +308,7 @@ impl Worker {
         if waited == pid {
             shared().sforks.fetch_add(1, Ordering::SeqCst);
         } else if waited != -(libc::EINTR as isize) && is_original() {
-            self.slot.wrong.store(pid as i64, Ordering::SeqCst);
+            shared().lost.store(pid as u64, Ordering::SeqCst);
         }
         sys::nap(300_000);
         waited
