@@ -92,6 +92,10 @@ def qemu(name, accel, directory, console, interactive, memory, nr_cpus,
         # The TSC of TCG is that of one clock; all others cost an access to a
         # device.
         append += ["tsc=reliable", "clocksource=tsc"]
+    if name in kbuild.CHECKED:
+        # An interrupt while the boot CPU is identified, when LA57 is not known
+        # for a moment, is taken by KASAN for a wild access.
+        append += ["no5lvl"]
     if counts():
         # A task that waits for the host seems to hang for hours.
         append += ["sysctl.kernel.hung_task_timeout_secs=0"]
