@@ -112,6 +112,10 @@ static inline int fullfork_copy_args(struct kernel_clone_args *kargs,
 	if (!(kargs->flags & (CLONE_ALL_THREADS | CLONE_SUBTREE)) &&
 	    (kargs->source_pidfd || kargs->tid_map || kargs->tid_map_size))
 		return -EINVAL;
+	/* The int in @kargs is the lower half of it. */
+	if ((kargs->flags & CLONE_FULLFORK_FLAGS) && !(kargs->flags & CLONE_INTO_CGROUP) &&
+	    args->cgroup)
+		return -EINVAL;
 	return 0;
 }
 

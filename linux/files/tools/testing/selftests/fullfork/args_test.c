@@ -204,6 +204,19 @@ TEST_F_LONG(args, rejects_source_pidfd_without_its_flag)
 	expect_accepted(self->args, sizeof(*self->args));
 }
 
+/* The kernel keeps half of the field. */
+TEST_F_LONG(args, rejects_every_bit_of_cgroup_without_its_flag)
+{
+	int bit;
+
+	for (bit = 0; bit < 64; bit++) {
+		self->args->cgroup = 1ULL << bit;
+		expect_refused(EINVAL, self->args, sizeof(*self->args));
+	}
+	self->args->cgroup = 0;
+	expect_accepted(self->args, sizeof(*self->args));
+}
+
 TEST_F_LONG(args, rejects_tid_map_without_all_threads)
 {
 	struct fullfork_tid_map map[2] = {};

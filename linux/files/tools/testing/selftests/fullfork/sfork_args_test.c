@@ -154,6 +154,7 @@ TEST_F_LONG(args, refuses_fields_that_do_not_go_with_it)
 		{ offsetof(struct fullfork_args, pidfd), 8 },
 		{ offsetof(struct fullfork_args, tls), 4096 },
 		{ offsetof(struct fullfork_args, cgroup), 1 },
+		{ offsetof(struct fullfork_args, cgroup), 1ULL << 62 },
 		{ offsetof(struct fullfork_args, source_pidfd), 1 },
 		{ offsetof(struct fullfork_args, tid_map), 8 },
 		{ offsetof(struct fullfork_args, tid_map_size), 1 },
