@@ -66,7 +66,6 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/tty.h>
-#include <linux/uaccess.h>
 #include <trace/events/sched.h>
 #include <uapi/linux/pidfd.h>
 
@@ -144,47 +143,6 @@ static int check_caller(const struct kernel_clone_args *kargs)
 	return 0;
 }
 
-static int put_tid_map_entry(struct fullfork *op, u64 i, struct fullfork_member *m)
-{
-	struct clone_tid_map entry = {
-		.original	= task_pid_vnr(m->original),
-		.replica	= task_pid_vnr(m->replica),
-	};
-
-	return copy_to_user(&op->kargs->tid_map[i], &entry, sizeof(entry)) ? -EFAULT : 0;
-}
-
-/* Parents first, and of each process its leader first. */
-static int put_tid_map(struct fullfork *op)
-{
-	struct clone_tid_map __user *map = op->kargs->tid_map;
-	struct fullfork_member *m;
-	struct fullfork_group *g;
-	u64 i = 0;
-	int err = 0;
-
-	if (!map)
-		return 0;
-	list_for_each_entry(g, &op->groups, node)
-		list_for_each_entry(m, &g->members, node)
-			err = err ?: put_tid_map_entry(op, i++, m);
-	if (!err && clear_user(&map[i], (op->kargs->tid_map_size - i) * sizeof(*map)))
-		err = -EFAULT;
-	return err;
-}
-
-static int put_results(struct fullfork *op, int pidfd, pid_t nr)
-{
-	struct kernel_clone_args *kargs = op->kargs;
-	int err = put_tid_map(op);
-
-	if (!err && (kargs->flags & CLONE_PIDFD))
-		err = put_user(pidfd, kargs->pidfd);
-	if (!err && (kargs->flags & CLONE_PARENT_SETTID))
-		err = put_user(nr, kargs->parent_tid);
-	return err;
-}
-
 /* Killed, say by the OOM killer, though no instruction ran. */
 static bool replica_was_killed(struct task_struct *lead)
 {
@@ -192,10 +150,7 @@ static bool replica_was_killed(struct task_struct *lead)
 	return lead->signal->flags & SIGNAL_GROUP_EXIT;
 }
 
-/*
- * The last steps that may fail.  The addresses were found to be writable, so
- * that writing the results is not expected to.
- */
+/* The last steps that may fail. */
 static int prepare_results(struct fullfork *op, int *pidfd, struct file **pidfile)
 {
 	struct task_struct *lead = op->root->leader->replica;
@@ -219,12 +174,9 @@ static int prepare_results(struct fullfork *op, int *pidfd, struct file **pidfil
 	if (op->err)
 		return op->err;
 
-	err = fullfork_make_set(op);
-	if (err)
-		return err;
-	err = put_results(op, *pidfd, task_pid_vnr(lead));
-	if (err)
-		fullfork_fail(op, err, FULLFORK_RESULT_ADDRESS, current);
+	err = fullfork_make_set(op) ?: fullfork_pin_results(op);
+	if (!err)
+		fullfork_write_results(op, *pidfd, task_pid_vnr(lead));
 	return err;
 }
 
@@ -249,13 +201,13 @@ static void stop_replica(struct fullfork_group *g)
 	struct signal_struct *signal = lead->signal;
 	int signr = SIGSTOP, code = SIGSTOP;
 
-	/* The state of originals stays as it is while they are quiesced. */
+	/* An original that is quiesced stays stopped, unless SIGCONT comes now. */
 	original = g->leader->maker->original;
 	if (fullfork_was_stopped(g)) {
-		signr = original->jobctl & JOBCTL_STOP_SIGMASK ?: SIGSTOP;
+		signr = READ_ONCE(original->jobctl) & JOBCTL_STOP_SIGMASK ?: SIGSTOP;
 		/* Unless somebody waited for it already. */
 		if (!asked || g != g->op->root)
-			code = g->signal->group_exit_code;
+			code = READ_ONCE(g->signal->group_exit_code);
 	} else if (!asked) {
 		return;
 	}
@@ -611,6 +563,7 @@ static pid_t try_fullfork(struct kernel_clone_args *kargs,
 	else if (set)
 		*set = op.set;
 	*reason = op.reason;
+	fullfork_unpin_results(&op);
 	kvfree(op.objects);
 	fullfork_put_pid_namespaces(&op);
 	fullfork_free_groups(&op);

@@ -185,6 +185,28 @@ struct fullfork_pid_ns {
 	struct fullfork_group	*init;
 };
 
+/* What the caller is told, other than by the return value. */
+enum fullfork_result_type {
+	FULLFORK_RESULT_PIDFD,
+	FULLFORK_RESULT_TID,
+	FULLFORK_RESULT_MAP,
+	FULLFORK_NR_RESULTS,
+};
+
+/**
+ * struct fullfork_result - memory of the caller for a result
+ * @pages: that it is in, pinned; NULL if it was not asked for
+ * @nr_pages: number of them
+ * @offset: of the result in the first one
+ * @written: they are dirty
+ */
+struct fullfork_result {
+	struct page	**pages;
+	unsigned int	nr_pages;
+	unsigned int	offset;
+	bool		written;
+};
+
 /**
  * struct fullfork - one full fork, on the stack of its caller
  * @caller: the task inside clone3()
@@ -204,6 +226,7 @@ struct fullfork_pid_ns {
  * @isolation: what CLONE_ISOLATE copies, else NULL
  * @objects: hash table of the objects that members share
  * @objects_bits: size of it
+ * @results: where they are written
  *
  * @lock: protects what follows, and the state of members.  Nests inside the
  *	siglock of originals.
@@ -236,6 +259,7 @@ struct fullfork {
 	struct fullfork_isolation	*isolation;
 	struct hlist_head		*objects;
 	unsigned int			objects_bits;
+	struct fullfork_result		results[FULLFORK_NR_RESULTS];
 
 	/* Protects what follows. */
 	spinlock_t			lock;
@@ -308,8 +332,13 @@ void fullfork_release(struct fullfork *op, struct list_head *groups);
 bool fullfork_restarts_eintr(struct pt_regs *regs);
 
 /* supported.c */
-int fullfork_check_results(struct fullfork *op);
 int fullfork_check_supported(struct fullfork *op);
+
+/* results.c */
+int fullfork_check_results(struct fullfork *op);
+int fullfork_pin_results(struct fullfork *op);
+void fullfork_write_results(struct fullfork *op, int pidfd, pid_t nr);
+void fullfork_unpin_results(struct fullfork *op);
 
 /* link.c */
 int fullfork_link_members(struct fullfork *op);

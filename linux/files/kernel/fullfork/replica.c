@@ -212,15 +212,34 @@ static struct vm_area_struct *find_private_area(struct mm_struct *mm, unsigned l
 	return vma && !(vma->vm_flags & VM_SHARED) ? vma : NULL;
 }
 
-static bool is_private_word(struct mm_struct *mm, unsigned long addr)
+static int is_private_word(struct mm_struct *mm, unsigned long addr)
 {
 	bool private;
 
 	if (mmap_read_lock_killable(mm))
-		return false;
+		return -EINTR;
 	private = find_private_area(mm, addr);
 	mmap_read_unlock(mm);
 	return private;
+}
+
+/* Zero where there is no word; but an error if it could be read, were there memory. */
+static int read_tid_word(pid_t __user *addr, pid_t *word)
+{
+	struct mm_struct *mm = current->mm;
+	struct vm_area_struct *vma;
+	bool readable;
+
+	*word = 0;
+	if (!addr || likely(!get_user(*word, addr)))
+		return 0;
+	*word = 0;
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	vma = vma_lookup(mm, untagged_addr_remote(mm, (unsigned long)addr));
+	readable = vma && (vma->vm_flags & VM_READ);
+	mmap_read_unlock(mm);
+	return readable ? -ENOMEM : 0;
 }
 
 static void write_to_page(struct vm_area_struct *vma, struct page *page,
@@ -275,14 +294,15 @@ static int update_tid_word(struct fullfork_member *m, struct task_struct *p)
 {
 	pid_t word, tid = task_pid_nr_ns(p, task_active_pid_ns(p));
 	unsigned long addr = (unsigned long)p->clear_child_tid;
+	int err = read_tid_word(p->clear_child_tid, &word);
 
-	if (!addr || get_user(word, p->clear_child_tid) ||
-	    word != task_pid_vnr(m->original) || word == tid)
-		return 0;
+	if (err || word != task_pid_vnr(m->original) || word == tid)
+		return err;
 	if (!writes_own_word(m) && IS_ALIGNED(addr, sizeof(tid)))
 		return write_tid_word(p->mm, addr, tid);
-	if (!is_private_word(p->mm, addr))
-		return 0;
+	err = is_private_word(p->mm, addr);
+	if (err <= 0)
+		return err;
 	if (writes_own_word(m)) {
 		p->set_child_tid = p->clear_child_tid;
 		return 0;

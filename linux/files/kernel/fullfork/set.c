@@ -32,7 +32,8 @@
  */
 bool fullfork_was_stopped(const struct fullfork_group *g)
 {
-	if (!(g->signal->flags & SIGNAL_STOP_STOPPED))
+	/* SIGCONT may come at this moment: before the copy, or after it. */
+	if (!(READ_ONCE(g->signal->flags) & SIGNAL_STOP_STOPPED))
 		return false;
 	return !g->made_as || g->made_as->stopped;
 }

@@ -9,7 +9,6 @@
 #include <linux/fullfork.h>
 #include <linux/io_uring_types.h>
 #include <linux/mm.h>
-#include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/userfaultfd_k.h>
 #include <asm/fullfork.h>
@@ -138,42 +137,6 @@ static int check_group(struct fullfork_group *g)
 	if (!g->nr_members)
 		return 0;
 	return check_nr_threads(g) ?: check_threads(g) ?: check_tracers(g) ?: check_mm(g);
-}
-
-static bool may_write(const void __user *addr, size_t size)
-{
-	return !fault_in_safe_writeable(addr, size);
-}
-
-/**
- * fullfork_check_results() - can the results be written?
- * @op: the operation
- *
- * Called before anything is quiesced, to have slow page faults while the
- * originals still run; and again when nothing but the caller can unmap what is
- * seen, so that no word is changed by a call that fails.
- *
- * Return: 0 or -EFAULT.
- */
-int fullfork_check_results(struct fullfork *op)
-{
-	struct kernel_clone_args *kargs = op->kargs;
-	size_t size;
-
-	if ((kargs->flags & CLONE_PIDFD) && !may_write(kargs->pidfd, sizeof(int)))
-		goto fault;
-	if ((kargs->flags & CLONE_PARENT_SETTID) &&
-	    !may_write(kargs->parent_tid, sizeof(int)))
-		goto fault;
-	if (!kargs->tid_map)
-		return 0;
-
-	if (check_mul_overflow(kargs->tid_map_size, sizeof(*kargs->tid_map), &size) ||
-	    !access_ok(kargs->tid_map, size) || !may_write(kargs->tid_map, size))
-		goto fault;
-	return 0;
-fault:
-	return fullfork_fail(op, -EFAULT, FULLFORK_RESULT_ADDRESS, current);
 }
 
 /* Zombies are not members yet, but will have an entry. */
