@@ -13,6 +13,7 @@ from common import LOG, main, say
 FILES = {
     "lint": ["lint", "sparse"],
     "kselftest-fast": ["kselftest-fast-fullfork"],
+    "yama-locked": ["kselftest-fast-fullfork-yama_locked_test"],
     "kselftest-debug": ["kselftest-debug-fullfork"],
     "upstream-as-base": ["upstream-fast"],
 }

@@ -114,7 +114,9 @@ struct fullfork_tid_map {
  * How long a test may take.  The 30 seconds of the harness are too few for a
  * kernel that checks everything, under emulation.
  */
+#ifndef TEST_DEADLINE
 #define TEST_DEADLINE 170
+#endif
 #define TEST_F_LONG(fixture, name)					\
 	TEST_F_TIMEOUT(fixture, name, TEST_DEADLINE + 5)
 
