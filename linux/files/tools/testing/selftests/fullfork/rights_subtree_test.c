@@ -14,6 +14,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <sys/mount.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -222,8 +223,7 @@ static void make_program(struct __test_metadata *_metadata, const char *dir,
 	ASSERT_EQ(0, fstat(from, &st));
 	to = open(program, O_WRONLY | O_CREAT | O_CLOEXEC, 0700);
 	ASSERT_LE(0, to);
-	ASSERT_EQ(st.st_size, copy_file_range(from, NULL, to, NULL, st.st_size,
-					      0))
+	ASSERT_EQ(st.st_size, sendfile(to, from, NULL, st.st_size))
 	{
 		TH_LOG("%s", strerror(errno));
 	}
