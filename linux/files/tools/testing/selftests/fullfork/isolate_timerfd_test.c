@@ -137,7 +137,8 @@ static int see_unread_ticks(void *arg)
 
 	replica_assert_eq(1, take_ticks(*fd));
 	replica_assert_eq(0, take_ticks(*fd));
-	replica_assert_eq(FAR - 1, seconds_left(*fd));
+	replica_assert(seconds_left(*fd) >= FAR - 2 * DEADLINE);
+	replica_assert(seconds_left(*fd) <= FAR);
 	return REPLICA_PASS;
 }
 
@@ -154,9 +155,10 @@ static int see_time_left(void *arg)
 	int *fd = arg;
 
 	replica_assert(seconds_left(*fd) >= FAR - 2 * DEADLINE);
-	replica_assert(seconds_left(*fd) < FAR);
+	/* Not less, where the clock has ticks. */
+	replica_assert(seconds_left(*fd) <= FAR);
 	replica_assert_eq(0, set_timer(*fd, 3 * FAR * 1000L, 0));
-	replica_assert(seconds_left(*fd) >= FAR);
+	replica_assert(seconds_left(*fd) >= 2 * FAR);
 	return REPLICA_PASS;
 }
 
@@ -165,7 +167,7 @@ TEST_F(timerfd, is_set_on_one_side_only)
 	ASSERT_EQ(0, set_timer(self->fd, FAR * 1000L, 0));
 	isolate_and_pass(_metadata, 0, see_time_left, &self->fd);
 	EXPECT_LE(FAR - 2 * DEADLINE, seconds_left(self->fd));
-	EXPECT_GT(FAR, seconds_left(self->fd));
+	EXPECT_GE(FAR, seconds_left(self->fd));
 }
 
 static int see_unset(void *arg)
