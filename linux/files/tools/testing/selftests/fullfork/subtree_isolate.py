@@ -52,41 +52,53 @@ def is_over(n, more=60):
 """
 
 # Every number comes out of the queues once, whatever is in them at the instant.
+# In what order is up to the scheduler, and how far one worker may get ahead.
 QUEUES = PYTHON + r"""
 import multiprocessing
 
-def produce(todo):
+def produce(todo, stop):
     n = 0
-    while True:
+    while not stop.is_set():
         todo.put(n)
         n += 1
+    for _ in range(2):
+        todo.put(None)
 
 def work(todo, done):
-    while True:
-        done.put(todo.get())
+    while (number := todo.get()) is not None:
+        done.put(number)
+    done.put(None)
 
 multiprocessing.set_start_method("fork")
 todo, done = multiprocessing.Queue(7), multiprocessing.Queue(5)
-children = [multiprocessing.Process(target=produce, args=(todo,), daemon=True)]
+stop = multiprocessing.Event()
+children = [multiprocessing.Process(target=produce, args=(todo, stop), daemon=True)]
 children += [multiprocessing.Process(target=work, args=(todo, done), daemon=True)
              for _ in range(2)]
 for child in children:
     child.start()
-low, ahead, result, n = 0, set(), "ok", 0
-while result == "ok" and not is_over(n):
+low, ahead, result, n, working = 0, set(), "ok", 0, 2
+while result == "ok" and working:
+    if is_over(n):
+        stop.set()
     number = done.get(timeout=50)
+    n += 1
+    if number is None:
+        working -= 1
+        continue
     if number < low or number in ahead:
         result = "%d came twice" % number
     ahead.add(number)
     while low in ahead:
         ahead.remove(low)
         low += 1
-    if len(ahead) > 50:
-        result = "%d was lost" % low
-    n += 1
+if result == "ok" and ahead:
+    result = "%d was lost" % low
 for child in children:
+    child.join(50)
+    if child.exitcode != 0 and result == "ok":
+        result = "a process ended with %s" % child.exitcode
     child.kill()
-    child.join()
 end(result)
 """
 
