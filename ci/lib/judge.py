@@ -38,6 +38,7 @@ LEFTOVER = re.compile(r"fullfork-ksft: leftover (.*)")
 DONE = re.compile(r"fullfork-ksft: done programs=(\d+)")
 PLAN = re.compile(r"1\.\.(\d+)(?:\s*#\s*(SKIP.*))?\s*$")
 TEST = re.compile(r"(ok|not ok)\b\s*(\d*)\s*-?\s*(.*)$")
+HARNESS = re.compile(r"#\s+(RUN|OK|FAIL|PASSED|FAILED|Starting|Totals)\b")
 DIRECTIVE = re.compile(r"\s*#\s*(SKIP|TODO|XFAIL|XPASS|error)\b\s*(.*)$", re.I)
 
 
@@ -140,6 +141,20 @@ class Program:
         elif self.planned != len(self.tests) and not self.skip_all:
             found.append("planned %d tests, ran %d" %
                          (self.planned, len(self.tests)))
+        return found
+
+    def reasons(self, most=3):
+        """What it said just before each test that failed, without what the
+        harness says of every test."""
+        found, said = [], []
+        for line in self.lines:
+            m = TEST.match(line)
+            if m:
+                if m.group(1) == "not ok":
+                    found += said[-most:] + [line]
+                said = []
+            elif line.startswith("# ") and not HARNESS.match(line):
+                said.append(line)
         return found
 
     def twice(self):

@@ -215,10 +215,7 @@ def show_failures(results, tap):
     """The lines around the failures, so that nobody has to open the log."""
     for p in tap.programs:
         if any(v == "not ok" for _, v, _ in p.tests) or p.problems():
-            bad = [line for line in p.lines if line.startswith("# ")
-                   and ("Expected" in line or "terminated" in line or
-                        "timeout" in line or "killed" in line)]
-            for line in bad[:20]:
+            for line in p.reasons()[:20]:
                 say("   %s: %s" % (p.name, line))
     for result in results:
         for name in sorted(os.listdir(result.directory)):

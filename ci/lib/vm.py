@@ -7,6 +7,7 @@ KVM is used where a trial boot works, else TCG."""
 
 import json
 import os
+import platform
 import re
 import select
 import shlex
@@ -18,7 +19,7 @@ import time
 
 import judge
 import kbuild
-from common import LOG, OUT, Failure, main, note, number
+from common import LOG, OUT, REPO, Failure, locked, main, note, number
 
 # Seconds that the guest may need beside its job: boot, hang dump, kmemleak.
 GRACE = {"kvm": 60, "tcg": 120}
@@ -79,6 +80,20 @@ def cpus():
     return number("CPUS", 1 if counts() else 2)
 
 
+def tsc_frequency():
+    """What to tell the guest of its TSC, which it would measure wrong on a
+    loaded host: its clock would be too fast or too slow."""
+    if platform.machine() != "x86_64":
+        return []
+    source, program = os.path.join(REPO, "ci/tsc.c"), os.path.join(OUT, "tsc")
+    with locked(program + ".lock"):
+        if not os.path.exists(program) or \
+                os.path.getmtime(program) < os.path.getmtime(source):
+            subprocess.run(["gcc", "-O2", "-o", program, source], check=True)
+    p = subprocess.run([program], check=True, capture_output=True, text=True)
+    return ["tsc_early_khz=" + p.stdout.strip()]
+
+
 def qemu(name, accel, directory, console, interactive, memory, nr_cpus,
          shared):
     append = ["console=ttyS0", "root=container", "rootfstype=9p", "ro",
@@ -92,6 +107,8 @@ def qemu(name, accel, directory, console, interactive, memory, nr_cpus,
         # The TSC of TCG is that of one clock; all others cost an access to a
         # device.
         append += ["tsc=reliable", "clocksource=tsc"]
+        if not counts():
+            append += tsc_frequency()
     if name in kbuild.CHECKED:
         # An interrupt while the boot CPU is identified, when LA57 is not known
         # for a moment, is taken by KASAN for a wild access.

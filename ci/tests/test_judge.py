@@ -57,6 +57,11 @@ class Tests(unittest.TestCase):
     def test_failed_test_is_red(self):
         self.only("fail.tap", "process.rejects_clone_vm")
 
+    def test_reason_of_a_failed_test_is_shown(self):
+        self.assertEqual(judge.Tap(log("fail.tap")).programs[0].reasons(), [
+            "# basic_test.c:61:rejects_clone_vm:Expected -22 (-22) == ret (-1)",
+            "not ok 2 process.rejects_clone_vm"])
+
     def test_exit_status_without_failed_test_is_red(self):
         self.only("exit-without-not-ok.tap",
                   "exit status 1 without a failed test")
