@@ -74,6 +74,17 @@ pub(crate) struct Expected {
     pub(crate) tree: BTreeSet<u32>,
 }
 
+impl Expected {
+    /// The state changed from the one to the other, and nobody knows in which of them
+    /// it was looked at. It cannot succeed if it could in neither.
+    pub(crate) fn or(mut self, other: Self) -> Self {
+        self.errors.extend(other.errors);
+        self.must_fail = self.must_fail.and(other.must_fail);
+        self.quiet &= other.quiet;
+        self
+    }
+}
+
 impl<'a> Model<'a> {
     pub(crate) fn new(program: &'a Program) -> Self {
         Self {
@@ -527,6 +538,19 @@ mod tests {
         model.did(&Action::Signal { proc: 0, signal: libc::SIGKILL });
         let gone = model.expect(&call(2, ALL_THREADS | FROM_PIDFD), &tasks(), false);
         assert!(gone.must_fail.is_some() && gone.errors.contains(&libc::ESRCH));
+    }
+
+    #[test]
+    fn who_is_killed_meanwhile_may_have_been_copied() {
+        let program = program();
+        let mut model = model(&program);
+        let call = call(2, ALL_THREADS | FROM_PIDFD);
+        let alive = model.expect(&call, &tasks(), true);
+        model.did(&Action::Signal { proc: 0, signal: libc::SIGKILL });
+        let gone = model.expect(&call, &tasks(), true);
+        let either = alive.or(gone.clone());
+        assert!(either.must_fail.is_none() && either.errors.contains(&libc::ESRCH));
+        assert!(gone.clone().or(gone).must_fail.is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::{self, ArgsAddr, Source};
 use crate::check::{Answer, check_failure, check_map, check_return, check_success};
-use crate::model::{Life, Model, Proc};
+use crate::model::{Expected, Life, Model, Proc};
 use crate::procfs::{Task, Tasks, tasks_below};
 use crate::program::{Action, Call, Op, Program, Thread};
 use crate::summary::Summary;
@@ -333,6 +333,8 @@ impl Run<'_> {
             self.world.shared.prepare(slot_of(call), &call.args);
         }
         let replicas_before = self.replica_progress();
+        // What is done meanwhile may come too late to change the answer.
+        let begun_with = self.model.clone();
         let mut orders = BTreeMap::new();
         for call in &calls {
             let slot = slot_of(call);
@@ -364,7 +366,10 @@ impl Run<'_> {
                 self.summary.killed += 1;
                 continue;
             };
-            self.judge(call, returned, &before, &after, disturbed)
+            let expected = begun_with
+                .expect(call, &before, disturbed)
+                .or(self.model.expect(call, &before, disturbed));
+            self.judge(call, returned, expected, &before, &after, disturbed)
                 .map_err(|why| format!("{:?} by {:?}: {why}", call.args, call.by))?;
         }
         if !disturbed && before.len() < MANY_TASKS {
@@ -446,6 +451,7 @@ impl Run<'_> {
         &mut self,
         call: &Call,
         returned: i64,
+        mut expected: Expected,
         before: &Tasks,
         after: &Tasks,
         disturbed: bool,
@@ -455,7 +461,6 @@ impl Run<'_> {
         let results = self.world.shared.results(slot, args);
         let answer = Answer { by: *by, args, returned, results: &results };
         self.summary.count(returned);
-        let mut expected = self.model.expect(call, before, disturbed);
         // Deaths in the middle make it a different one.
         expected.quiet &= !disturbed;
         check_return(&answer, &expected)?;
