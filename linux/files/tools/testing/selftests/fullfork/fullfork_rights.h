@@ -9,6 +9,9 @@
 #define _FULLFORK_RIGHTS_H
 
 #include "fullfork_answers.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <sys/ptrace.h>
 
 #define YAMA "/proc/sys/kernel/yama/ptrace_scope"
@@ -44,6 +47,37 @@ static inline void be_user(int unused)
 	side_assert_eq(0, syscall(__NR_setresuid, USER, USER, USER));
 	/* As that of a program which a login has started. */
 	side_assert_eq(0, prctl(PR_SET_DUMPABLE, 1));
+}
+
+/*
+ * How somebody gives up what it could do
+ */
+
+static inline void set_nnp(int unused)
+{
+	side_assert_eq(0, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+}
+
+/* Nobody makes the call that it refuses, but a filter it is. */
+static inline void add_filter(int unused)
+{
+	struct sock_filter insns[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+			 offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_acct, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { ARRAY_SIZE(insns), insns };
+
+	side_assert_eq(0, syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0,
+				  &prog));
+}
+
+static inline void be_user_with_nnp(int unused)
+{
+	be_user(0);
+	set_nnp(0);
 }
 
 /* What ptrace says of the same process at the same time. */

@@ -7,41 +7,10 @@
  */
 
 #include "fullfork_rights.h"
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-
-static void set_nnp(int unused)
-{
-	side_assert_eq(0, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-}
-
-/* Nobody calls it, but a filter it is. */
-static void add_filter(int unused)
-{
-	struct sock_filter insns[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-			 offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_acct, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { ARRAY_SIZE(insns), insns };
-
-	side_assert_eq(0, syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0,
-				  &prog));
-}
-
-static void be_user_with_nnp(int unused)
-{
-	be_user(0);
-	set_nnp(0);
-}
 
 static void be_user_with_filter(int unused)
 {
-	be_user(0);
-	set_nnp(0);
+	be_user_with_nnp(0);
 	add_filter(0);
 }
 

@@ -9,10 +9,7 @@
 
 #include "fullfork_rights.h"
 #include <linux/capability.h>
-#include <linux/filter.h>
 #include <linux/landlock.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
@@ -63,30 +60,6 @@ static void be_user_and_start_program(int unused)
 	start_program();
 }
 
-/*
- * How the parent gives up what it could do, or its children do
- */
-
-static void set_nnp(int unused)
-{
-	side_assert_eq(0, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-}
-
-static void add_filter(int unused)
-{
-	struct sock_filter insns[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-			 offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_acct, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { ARRAY_SIZE(insns), insns };
-
-	side_assert_eq(0, syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0,
-				  &prog));
-}
-
 static void add_landlock(int unused)
 {
 	struct landlock_ruleset_attr attr = {
@@ -97,12 +70,6 @@ static void add_landlock(int unused)
 	side_assert(fd >= 0);
 	side_assert_eq(0, syscall(__NR_landlock_restrict_self, fd, 0));
 	close(fd);
-}
-
-static void be_user_with_nnp(int unused)
-{
-	be_user(0);
-	set_nnp(0);
 }
 
 static void be_user_with_nnp_and_landlock(int unused)
