@@ -101,7 +101,8 @@ def cmd_run():
     seconds = check_number("FUZZ_SECONDS", SECONDS)
     check_number("SEED", 0)
     name = kbuild.kernel()
-    results = Results("fuzz-" + name)
+    seed = os.environ.get("SEED")
+    results = Results("fuzz-" + name + ("-seed-" + seed if seed else ""))
     timeout = int(os.environ.get("TIMEOUT") or seconds + GRACE)
 
     def progress(line):
