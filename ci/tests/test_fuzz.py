@@ -51,6 +51,11 @@ class JudgeRun(unittest.TestCase):
         self.assertTrue(self.failed(summary(errors={})))
         self.assertEqual(self.failed(summary(shapes=0), 0, True), [])
 
+    def test_a_short_run_did_less(self):
+        little = {"shapes": 1, "errors": {"EINVAL": 1}}
+        self.assertEqual(self.failed(summary(steps=11, **little)), [])
+        self.assertTrue(self.failed(summary(steps=60, **little)))
+
 
 if __name__ == "__main__":
     unittest.main()
