@@ -43,6 +43,16 @@ pub(crate) enum Figure {
     PhaseReturn,
     /// `vfork()`, until the child has exited.
     Vfork,
+    /// A child by `vfork()` that exits, until it was waited for.
+    VforkExit,
+    /// The same by `CLONE_SFORK`.
+    SforkExit,
+    /// A child by `fork()` that executes a program, until that was waited for.
+    ForkExec,
+    /// The same by `vfork()`.
+    VforkExec,
+    /// The same by `CLONE_SFORK`.
+    SforkExec,
     /// `pthread_create()`.
     PthreadCreate,
     /// `execve()`, to the first instruction of the program.

@@ -4,11 +4,13 @@
 //! made for it: this program again, with another command line.
 
 mod criu;
+mod elf;
 mod holds;
 mod kernel_memory;
 mod plain;
 mod program;
 mod raw;
+mod sfork;
 mod snapshot;
 mod subject;
 mod suites;

@@ -2,9 +2,9 @@
 
 //! What every program does, and what must cost what it costs without full fork.
 
-use super::Fallible;
 use super::raw::{self, ticks};
 use super::subject::SmallStack;
+use super::{Fallible, elf};
 use crate::record::{Figure, Record, Size};
 
 extern "C" fn return_at_once(argument: *mut libc::c_void) -> *mut libc::c_void {
@@ -102,40 +102,9 @@ const CODE: &[u8] = &[
     0x0f, 0x05, // syscall
 ];
 
-/// An ELF file with this code, at the start of its only segment.
-fn elf() -> Vec<u8> {
-    const BASE: u64 = 0x40_0000;
-    const HEADERS: u64 = 64 + 56;
-    let size = HEADERS + CODE.len() as u64;
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    for half in [2_u16, 62] {
-        file.extend(half.to_le_bytes()); // an executable, x86-64
-    }
-    file.extend(1_u32.to_le_bytes());
-    for word in [BASE + HEADERS, 64, 0] {
-        file.extend(word.to_le_bytes()); // entry, program headers, no sections
-    }
-    file.extend(0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 0, 0, 0] {
-        file.extend(half.to_le_bytes());
-    }
-    for word in [1_u32, 5] {
-        file.extend(word.to_le_bytes()); // load, to read and execute
-    }
-    for word in [0, BASE, BASE, size, size, 4096] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(CODE);
-    file
-}
-
 impl Program {
     fn new() -> Fallible<Self> {
-        use std::os::unix::fs::PermissionsExt;
-        let path = "/tmp/fullfork-bench-program";
-        std::fs::write(path, elf())?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
-        Ok(Self { path: std::ffi::CString::new(path)? })
+        Ok(Self { path: elf::write("clock", CODE)? })
     }
 
     /// From `execve()` to the first instruction of the program.

@@ -4,13 +4,16 @@
 //! children that end, or sleep, before any of Rust runs in them.
 
 use std::arch::asm;
+use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
+use std::ptr::{null, null_mut};
 use std::sync::atomic::AtomicU32;
 
 pub(crate) const CLONE_ALL_THREADS: u64 = 1 << 62;
 pub(crate) const CLONE_SUBTREE: u64 = 1 << 61;
 pub(crate) const CLONE_STOPPED: u64 = 1 << 60;
+const CLONE_SFORK: u64 = 1 << 56;
 
 /// What each thread of a process is made with, but for what names it.
 const THREAD: u64 = (libc::CLONE_VM
@@ -110,6 +113,99 @@ pub(crate) fn vfork() -> io::Result<Timed> {
     clone_that_exits((libc::CLONE_VM | libc::CLONE_VFORK) as u64)
 }
 
+/// How a child is made that only exits, or that becomes another program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Fork,
+    Vfork,
+    Sfork,
+}
+
+impl Way {
+    fn flags(self) -> u64 {
+        let vfork = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+        match self {
+            Self::Fork => 0,
+            Self::Vfork => vfork,
+            Self::Sfork => vfork | CLONE_SFORK,
+        }
+    }
+}
+
+/// From the call that makes a child, which executes this program or exits, until
+/// it was waited for. Fails unless the child ends with 0.
+pub(crate) fn spawn_and_wait(way: Way, program: Option<&CStr>) -> io::Result<u64> {
+    let exit_signal = libc::SIGCHLD as u64;
+    let args = CloneArgs { flags: way.flags(), exit_signal, ..CloneArgs::default() };
+    let path = program.map_or(null(), CStr::as_ptr);
+    let argv = [path, null()];
+    let mut status: libc::c_int = 0;
+    let (pid, waited, ticks): (i64, i64, u64);
+    // SAFETY: `args`, the path and `argv` are readable, `status` is writable. What
+    // returns 0 touches no memory, and ends; with sfork it returns from its end
+    // with these registers, which is to the line below it.
+    unsafe {
+        asm!(
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "mov r12, rax",
+            "mov eax, {clone3}",
+            "syscall",
+            "test rax, rax",
+            "jnz 3f",
+            "test r14, r14",
+            "jz 2f",
+            "mov rdi, r14",
+            "mov rsi, r15",
+            "lea rdx, [r15 + 8]",
+            "mov eax, {execve}",
+            "syscall",
+            "test rax, rax",
+            "jg 3f",
+            "2:",
+            "xor edi, edi",
+            "test r14, r14",
+            "setnz dil",
+            "mov eax, {exit_group}",
+            "syscall",
+            "3:",
+            "mov r14, rax",
+            "mov rdi, rax",
+            "mov rsi, r13",
+            "xor edx, edx",
+            "xor r10d, r10d",
+            "mov eax, {wait4}",
+            "syscall",
+            "mov r13, rax",
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "sub rax, r12",
+            clone3 = const libc::SYS_clone3,
+            execve = const libc::SYS_execve,
+            exit_group = const libc::SYS_exit_group,
+            wait4 = const libc::SYS_wait4,
+            inout("rdi") &raw const args => _,
+            inout("rsi") size_of::<CloneArgs>() => _,
+            in("r15") argv.as_ptr(),
+            out("rax") ticks,
+            out("rdx") _,
+            out("rcx") _,
+            out("r10") _,
+            out("r11") _,
+            out("r12") _,
+            inout("r13") &raw mut status => waited,
+            inout("r14") path => pid,
+        );
+    }
+    timed(pid, ticks)?;
+    match (waited == pid, status) {
+        (true, 0) => Ok(ticks),
+        _ => Err(io::Error::other(format!("{way:?}: the child ends with {status:#x}"))),
+    }
+}
+
 /// A full fork. The replica of the caller, and so its process, exits at once.
 pub(crate) fn full_fork(flags: u64) -> io::Result<Timed> {
     clone_that_exits(CLONE_ALL_THREADS | flags)
@@ -186,7 +282,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, value: u32, private: bool) {
             word.as_ptr(),
             libc::FUTEX_WAIT | private,
             value,
-            std::ptr::null::<libc::timespec>(),
+            null::<libc::timespec>(),
         );
     }
 }
@@ -203,7 +299,7 @@ pub(crate) fn futex_wake(word: &AtomicU32) {
 pub(crate) fn reap() -> io::Result<()> {
     loop {
         // SAFETY: no status is asked for.
-        if unsafe { libc::wait4(-1, std::ptr::null_mut(), 0, std::ptr::null_mut()) } > 0 {
+        if unsafe { libc::wait4(-1, null_mut(), 0, null_mut()) } > 0 {
             return Ok(());
         }
         let error = io::Error::last_os_error();
@@ -216,7 +312,7 @@ pub(crate) fn reap() -> io::Result<()> {
 /// Reaps a child that has ended, if there is one.
 pub(crate) fn reap_one_that_ended() -> io::Result<bool> {
     // SAFETY: no status is asked for.
-    match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+    match unsafe { libc::waitpid(-1, null_mut(), libc::WNOHANG) } {
         -1 => match io::Error::last_os_error() {
             error if error.raw_os_error() == Some(libc::ECHILD) => Ok(false),
             error => Err(error),

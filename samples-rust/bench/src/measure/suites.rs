@@ -22,6 +22,8 @@ pub(crate) enum Suite {
     KernelMemory,
     /// Copies of snapshots.
     Snapshot,
+    /// The calling thread in the child, against fork and vfork.
+    Sfork,
     /// The same programs with CRIU.
     Criu,
     /// How long locks are held, and interrupts off; needs a kernel that tells.
@@ -48,6 +50,7 @@ pub(crate) fn run(suite: Suite, short: bool) -> Fallible<Vec<Record>> {
         }
         Suite::KernelMemory => in_new_process(Work::KernelMemory { threads: 1000 }),
         Suite::Snapshot => snapshot::measure(),
+        Suite::Sfork => sforks(),
         Suite::Criu => criu::measure(),
         Suite::Holds => holds(),
         Suite::Wall => in_new_process(Work::Wall { threads: 512, samples: 15 }),
@@ -117,6 +120,15 @@ fn trees(counts: &[u32], short: bool) -> Fallible<Vec<Record>> {
             let (size, samples) = (Size::processes(count), 3);
             records.extend(in_new_process(Work::WideTrees { size, samples })?);
         }
+    }
+    Ok(records)
+}
+
+fn sforks() -> Fallible<Vec<Record>> {
+    let mut records = vec![];
+    for mb in [0, 1000] {
+        let size = Size::threads(1).with_mb(mb);
+        records.extend(in_new_process(Work::Sfork { size, samples: 15 })?);
     }
     Ok(records)
 }

@@ -8,7 +8,7 @@ use super::subject::{
     Pages, Tree, become_threads, end, never, run_before_others, settle, take_memory,
 };
 use super::trace::Trace;
-use super::{Fallible, holds, kernel_memory, plain, program, raw, wall};
+use super::{Fallible, holds, kernel_memory, plain, program, raw, sfork, wall};
 use crate::record::{Figure, Record, Size};
 
 /// An order to a new process; it prints the records that it makes.
@@ -29,6 +29,8 @@ pub(crate) enum Work {
     WideTrees { size: Size, samples: usize },
     /// What has nothing to do with full forks.
     Plain { samples: usize },
+    /// Children that exit or execute a program, of a process of this size.
+    Sfork { size: Size, samples: usize },
     /// The same full fork on one CPU and on two.
     Wall { threads: u32, samples: usize },
     /// Kernel memory of threads and of replicas.
@@ -49,6 +51,7 @@ pub(crate) fn work(order: &str) -> Fallible<()> {
         Work::Trees { size, samples } => trees(size, samples)?,
         Work::WideTrees { size, samples } => wide_trees(size, samples)?,
         Work::Plain { samples } => plain::measure(samples)?,
+        Work::Sfork { size, samples } => sfork::measure(size, samples)?,
         Work::Holds { size } => holds::measure(size)?,
         Work::Wait { size } => program::wait(size)?,
         Work::Wall { threads, samples } => wall::measure(threads, samples)?,
@@ -69,7 +72,10 @@ pub(super) fn settle_down() -> Fallible<()> {
 }
 
 /// The first one is not counted: it does what is done once only.
-fn repeat(samples: usize, mut once: impl FnMut() -> Fallible<u64>) -> Fallible<Vec<u64>> {
+pub(super) fn repeat(
+    samples: usize,
+    mut once: impl FnMut() -> Fallible<u64>,
+) -> Fallible<Vec<u64>> {
     (0..=samples).map(|_| once()).skip(1).collect()
 }
 
