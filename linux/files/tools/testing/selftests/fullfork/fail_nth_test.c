@@ -18,8 +18,12 @@
 #define TEST_DEADLINE 7000
 
 #include "fullfork_answers.h"
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 
 #define FAULTS		"/sys/kernel/debug/"
 #define KMEMLEAK	"/sys/kernel/debug/kmemleak"
@@ -55,6 +59,41 @@ static void enter_group(int unused)
 	side_assert_eq(0, write_file(path, "0"));
 }
 
+/* A pipe that members alone have */
+#define OBJECT 200
+
+/* So do they have one of each kind that CLONE_ISOLATE copies. */
+static void enter_group_with_objects(int unused)
+{
+	struct itimerspec soon = { .it_interval.tv_sec = 1, .it_value.tv_sec = 1 };
+	struct epoll_event event = { .events = EPOLLIN };
+	int ends[2], sockets[2], fds[4];
+	char *shared_memory;
+
+	enter_group(0);
+	side_assert_eq(0, pipe(ends));
+	side_assert_eq(4, write(ends[1], "pipe", 4));
+	side_assert_eq(OBJECT, dup2(ends[0], OBJECT));
+	side_assert_eq(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+	side_assert_eq(6, write(sockets[0], "socket", 6));
+
+	fds[0] = eventfd(1, 0);
+	fds[1] = timerfd_create(CLOCK_MONOTONIC, 0);
+	fds[2] = epoll_create1(0);
+	fds[3] = memfd_create("memory", 0);
+	side_assert(fds[0] >= 0 && fds[1] >= 0 && fds[2] >= 0 && fds[3] >= 0);
+	side_assert_eq(0, timerfd_settime(fds[1], 0, &soon, NULL));
+	side_assert_eq(0, epoll_ctl(fds[2], EPOLL_CTL_ADD, ends[0], &event));
+	side_assert_eq(0, epoll_ctl(fds[2], EPOLL_CTL_ADD, fds[0], &event));
+	side_assert_eq(6, write(fds[3], "memory", 6));
+	side_assert(sys_pidfd_open(getpid()) >= 0);
+
+	shared_memory = mmap(NULL, 8 * 4096, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	side_assert(shared_memory != MAP_FAILED);
+	memset(shared_memory, 1, 8 * 4096);
+}
+
 /* 8 tasks */
 static const struct plan process[] = {
 	{ .threads = 7, .caller = 1, .before = enter_group },
@@ -68,6 +107,12 @@ static const struct plan tree[] = {
 	{ .parent = 1, .threads = 2 },
 	{ .parent = 1 },
 	{ .parent = 2, .threads = 1 },
+};
+
+/* 3 tasks */
+static const struct plan tree_with_objects[] = {
+	{ .threads = 1, .caller = 1, .before = enter_group_with_objects },
+	{ .parent = 0 },
 };
 
 /* A cgroup for the tree, in a hierarchy mounted for this test alone. */
@@ -107,6 +152,12 @@ FIXTURE_VARIANT_ADD(fault, in_a_tree_with_kept_tids) {
 	.plan = tree,
 	.size = ARRAY_SIZE(tree),
 	.flags = WHOLE_TREE | CLONE_KEEP_TIDS | CLONE_NEWPID | CLONE_STOPPED,
+};
+
+FIXTURE_VARIANT_ADD(fault, in_a_tree_that_is_isolated) {
+	.plan = tree_with_objects,
+	.size = ARRAY_SIZE(tree_with_objects),
+	.flags = WHOLE_TREE | CLONE_ISOLATE,
 };
 
 FIXTURE_VARIANT_ADD(fault, in_a_manager_of_a_tree) {
@@ -278,6 +329,19 @@ static void expect_failure(struct __test_metadata *_metadata, long ret)
 	expect_undisturbed();
 }
 
+/* Their objects are their own. */
+static void expect_isolated(struct __test_metadata *_metadata)
+{
+	char path[64], text[1024] = {};
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", replica_of(pid_of(0)), OBJECT);
+	EXPECT_LT(0, read_file(path, text, sizeof(text)));
+	EXPECT_NE(NULL, strstr(text, "fullfork:\tcopied"))
+	{
+		TH_LOG("%s", text);
+	}
+}
+
 /* It is whole, and then ended. */
 static void expect_success(struct __test_metadata *_metadata)
 {
@@ -294,6 +358,8 @@ static void expect_success(struct __test_metadata *_metadata)
 		}
 	if (!(walker.flags & CLONE_STOPPED))
 		EXPECT_TRUE(replicas_answer());
+	if (walker.flags & CLONE_ISOLATE)
+		expect_isolated(_metadata);
 	for (i = 0; i < plan_size; i++)
 		kill(replica_of(pid_of(i)), SIGKILL);
 	EXPECT_TRUE(wait_until(only_originals(walker.tasks), DEADLINE))
