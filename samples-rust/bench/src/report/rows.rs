@@ -39,7 +39,7 @@ const KNOWN: &[(&str, &str, f64)] = &[
     (TREES, "10 processes", 1.23),
     (TREES, "100 processes", 1.315),
     (TREES, "1000 processes", 1.49),
-    (SPAWNS, "1 thread", 1.60),
+    (SPAWNS, "1 thread", 1.405),
 ];
 
 const THREADS: &str = "full fork / floor";
