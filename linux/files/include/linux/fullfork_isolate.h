@@ -27,12 +27,14 @@ struct vm_area_struct;
  *	is one that cannot be copied
  * @scan: tell fullfork_found_file() of each file that the object holds; optional
  * @copy: a new file, in place of @file, for a copy of its object with all that is
- *	in it; or for the copy that @first refers to, if that is not NULL
+ *	in it; or for the copy that @first refers to, if that is not NULL.  NULL if
+ *	it has to be shared, where the file is the object
  * @remake: in place of @copy, when there are all replicas, a file for what @file
  *	would refer to if it had been opened in a replica; NULL if that is the same
  * @link: let the copy, when there are all copies and replicas, refer to those in
  *	place of what they are copies of, see fullfork_copied_file(),
- *	fullfork_linked_file() and fullfork_replica_pid(); optional
+ *	fullfork_linked_file(), fullfork_replica_with() and
+ *	fullfork_replica_pid(); optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
  *
  * All but these two may sleep, but not wait for a member.  They are called by the
@@ -55,6 +57,13 @@ struct fullfork_file_ops {
 /* As posixtimer_init_sigqueue(), for another task, which cannot exit. */
 bool posixtimer_init_sigqueue_of(struct sigqueue *q, struct task_struct *t);
 
+/*
+ * A bit of fop_flags that <linux/fs.h> leaves free: what open() has made of a
+ * regular file or a directory is the position, and what can be had by opening it
+ * once more, which has no effect on others and does not wait for a server.
+ */
+#define FOP_FULLFORK_REOPEN	((__force fop_flags_t)(1U << 31))
+
 #ifdef CONFIG_FULLFORK
 
 /* Bits of f_mode that <linux/fs.h> leaves free */
@@ -73,7 +82,9 @@ const struct fullfork_file_ops *fullfork_file_ops(const struct file *file);
 int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file);
 struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct file *file);
 struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file);
+struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, struct file *file);
 struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid);
+struct file *fullfork_reopen(struct file *file);
 void fullfork_finish_fputs(struct task_struct *task);
 void vma_exchange_file(struct vm_area_struct *vma, struct file *file);
 int fullfork_copy_pending(struct task_struct *original, struct task_struct *p, bool whole);

@@ -353,6 +353,12 @@ int fullfork_link_isolation(struct fullfork *op);
 void fullfork_report_isolation(struct fullfork *op);
 void fullfork_free_isolation(struct fullfork *op);
 
+/* regular.c */
+extern const struct fullfork_file_ops fullfork_regular_ops;
+
+int fullfork_copy_locks(struct fullfork *op, struct file *file, struct file *copy,
+			struct task_struct *replica);
+
 /* replica.c */
 int fullfork_prepare_replicas(struct fullfork *op);
 void fullfork_work(struct fullfork_member *maker);

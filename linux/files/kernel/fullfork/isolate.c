@@ -13,7 +13,8 @@
  *
  * 1. finds every file of a kind that can be copied (for which fullfork_register() was called)
  *    in the descriptor tables and mappings of members, and in the objects that it
- *    finds on the way, and counts how often;
+ *    finds on the way, and counts how often; and every other one that can be
+ *    opened once more (FOP_FULLFORK_REOPEN), which is an object by itself;
  * 2. compares.  A file that has more references than were found is held by
  *    somebody else too, and an object with more files than were found, or with one
  *    that is held by somebody else, is reachable from outside.  What it holds is
@@ -41,6 +42,7 @@
 #include <linux/cred.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
+#include <linux/filelock.h>
 #include <linux/fullfork.h>
 #include <linux/fullfork_isolate.h>
 #include <linux/hash.h>
@@ -93,6 +95,7 @@ struct isolated_object {
  * @list: in &fullfork_isolation.files
  * @object_node: in &isolated_object.files
  * @file: it, held
+ * @ops: how to copy it
  * @owner: a member that has it
  * @object: what it refers to; NULL if that cannot be copied
  * @nr_refs: how often it was found
@@ -105,6 +108,7 @@ struct isolated_file {
 	struct list_head	list;
 	struct list_head	object_node;
 	struct file		*file;
+	const struct fullfork_file_ops *ops;
 	struct fullfork_member	*owner;
 	struct isolated_object	*object;
 	unsigned int		nr_refs;
@@ -178,9 +182,14 @@ const struct fullfork_file_ops *fullfork_file_ops(const struct file *file)
 	return find_kind(file->f_op)->ops;
 }
 
-static const struct fullfork_file_ops *file_ops(const struct file *file)
+static const struct fullfork_file_ops *regular_ops(const struct file *file)
 {
-	return fullfork_file_ops(file);
+	return file->f_op->fop_flags & FOP_FULLFORK_REOPEN ? &fullfork_regular_ops : NULL;
+}
+
+static bool can_be_copied(const struct file *file)
+{
+	return fullfork_file_ops(file) || regular_ops(file);
 }
 
 static struct isolated_file *find_file(struct fullfork_isolation *isolation,
@@ -195,14 +204,15 @@ static struct isolated_file *find_file(struct fullfork_isolation *isolation,
 }
 
 static struct isolated_object *get_object(struct fullfork_isolation *isolation,
-					  struct file *file)
+					  struct file *file,
+					  const struct fullfork_file_ops *ops)
 {
 	struct isolated_object *o;
 	struct hlist_head *bucket;
 	unsigned int nr_files = 0;
 	const void *object;
 
-	object = file_ops(file)->object(file, &nr_files);
+	object = ops ? ops->object(file, &nr_files) : NULL;
 	if (!object)
 		return NULL;
 
@@ -230,9 +240,15 @@ static struct isolated_object *get_object(struct fullfork_isolation *isolation,
 static struct isolated_file *add_file(struct fullfork_isolation *isolation,
 				      struct file *file)
 {
-	struct isolated_object *o = get_object(isolation, file);
+	const struct fullfork_file_ops *ops = fullfork_file_ops(file);
+	struct isolated_object *o = get_object(isolation, file, ops);
 	struct isolated_file *f;
 
+	/* A file with a name, of a kind whose files without one are copied whole? */
+	if (!o && regular_ops(file) && (!ops || file_inode(file)->i_nlink)) {
+		ops = regular_ops(file);
+		o = get_object(isolation, file, ops);
+	}
 	if (IS_ERR(o))
 		return ERR_CAST(o);
 	f = kzalloc_obj(*f, GFP_KERNEL_ACCOUNT);
@@ -240,6 +256,7 @@ static struct isolated_file *add_file(struct fullfork_isolation *isolation,
 		return ERR_PTR(-ENOMEM);
 
 	f->file = get_file(file);
+	f->ops = ops;
 	f->owner = isolation->owner;
 	f->object = o;
 	if (o) {
@@ -273,7 +290,7 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 {
 	struct isolated_file *f;
 
-	if (!file_ops(file))
+	if (!can_be_copied(file))
 		return 0;
 	f = find_file(isolation, file) ?: add_file(isolation, file);
 	if (IS_ERR(f))
@@ -293,7 +310,7 @@ struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct f
 {
 	struct isolated_file *f;
 
-	if (!file_ops(file))
+	if (!can_be_copied(file))
 		return file;
 	f = find_file(isolation, file);
 	return f && f->copy ? f->copy : file;
@@ -369,7 +386,7 @@ static unsigned int count_files(struct fullfork *op)
 				continue;
 			fdt = quiesced_fdtable(files);
 			for (fd = 0; (file = next_file(fdt, &fd)); fd++)
-				nr += !!file_ops(file);
+				nr += can_be_copied(file);
 		}
 	}
 	return nr;
@@ -390,6 +407,22 @@ static int find_in_files(struct fullfork_isolation *isolation, struct files_stru
 	return 0;
 }
 
+/*
+ * What is only mapped is not opened once more: a mapping has no position.  If it
+ * is mapped and open, all mappings count.
+ */
+static int find_mapped_file(struct fullfork_isolation *isolation, struct vm_area_struct *vma)
+{
+	struct isolated_file *f = find_file(isolation, vma->vm_file);
+
+	if (f && f->ops == &fullfork_regular_ops)
+		return fullfork_found_file(isolation, vma->vm_file);
+	/* What a private mapping has not changed yet would have to be copied, too. */
+	if (!(vma->vm_flags & VM_MAYSHARE) || !fullfork_file_ops(vma->vm_file))
+		return 0;
+	return fullfork_found_file(isolation, vma->vm_file);
+}
+
 static int find_in_mm(struct fullfork_isolation *isolation, struct mm_struct *mm)
 {
 	VMA_ITERATOR(vmi, mm, 0);
@@ -399,10 +432,7 @@ static int find_in_mm(struct fullfork_isolation *isolation, struct mm_struct *mm
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	for_each_vma(vmi, vma) {
-		/* What a private mapping has not changed yet would have to be copied, too. */
-		if (!vma->vm_file || !(vma->vm_flags & VM_MAYSHARE))
-			continue;
-		err = fullfork_found_file(isolation, vma->vm_file);
+		err = vma->vm_file ? find_mapped_file(isolation, vma) : 0;
 		if (err)
 			break;
 	}
@@ -410,36 +440,51 @@ static int find_in_mm(struct fullfork_isolation *isolation, struct mm_struct *mm
 	return err;
 }
 
-static int find_files(struct fullfork_isolation *isolation, struct fullfork *op)
+static int find_in_member(struct fullfork_isolation *isolation, struct fullfork_member *m,
+			  bool memory)
 {
-	struct files_struct *files;
+	struct files_struct *files = memory ? NULL : own_files(m);
+	struct mm_struct *mm = memory ? own_mm(m) : NULL;
+
+	isolation->owner = m;
+	if (files)
+		return find_in_files(isolation, files);
+	return mm ? find_in_mm(isolation, mm) : 0;
+}
+
+static int find_in_members(struct fullfork_isolation *isolation, bool memory)
+{
 	struct fullfork_member *m;
 	struct fullfork_group *g;
-	struct isolated_file *f;
-	struct mm_struct *mm;
-	int err = 0;
+	int err;
 
-	list_for_each_entry(g, &op->groups, node) {
+	list_for_each_entry(g, &isolation->op->groups, node) {
 		list_for_each_entry(m, &g->members, node) {
-			isolation->owner = m;
-			files = own_files(m);
-			if (files)
-				err = find_in_files(isolation, files);
-			mm = err ? NULL : own_mm(m);
-			if (mm)
-				err = find_in_mm(isolation, mm);
+			err = find_in_member(isolation, m, memory);
 			if (err)
 				return err;
 		}
 	}
+	return 0;
+}
+
+static int find_files(struct fullfork_isolation *isolation)
+{
+	struct isolated_file *f;
+	int err;
+
+	/* What is mapped counts differently if it is open, too. */
+	err = find_in_members(isolation, false) ?: find_in_members(isolation, true);
+	if (err)
+		return err;
 
 	/* The list grows while it is walked. */
 	list_for_each_entry(f, &isolation->files, list) {
-		if (!f->object || !file_ops(f->file)->scan)
+		if (!f->object || !f->ops->scan)
 			continue;
 		isolation->owner = f->owner;
 		isolation->holder = f->object;
-		err = file_ops(f->file)->scan(f->file, isolation);
+		err = f->ops->scan(f->file, isolation);
 		isolation->holder = NULL;
 		if (err)
 			return err;
@@ -523,6 +568,10 @@ static int set_copy(struct isolated_file *f, struct file *copy)
 {
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
+	if (!copy) {
+		f->object->external = true;
+		return 0;
+	}
 	copy->f_flags = f->file->f_flags;
 	copy->f_iocb_flags = f->file->f_iocb_flags;
 	copy->f_pos = f->file->f_pos;
@@ -537,7 +586,7 @@ static int copy_file(struct isolated_file *f, struct file *first)
 	struct isolate_scope scope;
 
 	enter_scope(&scope, f);
-	copy = file_ops(file)->copy(file, first);
+	copy = f->ops->copy(file, first);
 	leave_scope(&scope);
 	return set_copy(f, copy);
 }
@@ -548,7 +597,7 @@ static int copy_object(struct isolated_object *o)
 	int err;
 
 	list_for_each_entry(f, &o->files, object_node) {
-		if (!file_ops(f->file)->copy)
+		if (!f->ops->copy)
 			continue;
 		err = copy_file(f, first ? first->copy : NULL);
 		if (err)
@@ -563,11 +612,11 @@ static int link_file(struct fullfork_isolation *isolation, struct isolated_file 
 	struct isolate_scope scope;
 	int err;
 
-	if (f->linked || !f->copy || !file_ops(f->file)->link)
+	if (f->linked || !f->copy || !f->ops->link)
 		return 0;
 	f->linked = true;
 	enter_scope(&scope, f);
-	err = file_ops(f->file)->link(f->file, f->copy, isolation);
+	err = f->ops->link(f->file, f->copy, isolation);
 	leave_scope(&scope);
 	return err;
 }
@@ -581,7 +630,7 @@ static int link_file(struct fullfork_isolation *isolation, struct isolated_file 
  */
 struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file)
 {
-	struct isolated_file *f = file_ops(file) ? find_file(isolation, file) : NULL;
+	struct isolated_file *f = can_be_copied(file) ? find_file(isolation, file) : NULL;
 	int err;
 
 	if (!f || !f->copy)
@@ -665,7 +714,7 @@ int fullfork_isolate(struct fullfork *op)
 		return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
 	op->isolation->op = op;
 
-	err = find_files(op->isolation, op);
+	err = find_files(op->isolation);
 	if (!err) {
 		find_external(op->isolation);
 		err = copy_objects(op->isolation);
@@ -721,14 +770,29 @@ int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 	if (mmap_write_lock_killable(mm))
 		return -EINTR;
 	for_each_vma(vmi, vma) {
-		if (!vma->vm_file || !(vma->vm_flags & VM_MAYSHARE))
+		if (!vma->vm_file)
 			continue;
 		copy = fullfork_copied_file(op->isolation, vma->vm_file);
-		if (copy != vma->vm_file)
-			vma_exchange_file(vma, copy);
+		/* A private mapping is none of another file, but may be by another one. */
+		if (copy == vma->vm_file || (!(vma->vm_flags & VM_MAYSHARE) &&
+					     copy->f_mapping != vma->vm_file->f_mapping))
+			continue;
+		vma_exchange_file(vma, copy);
 	}
 	mmap_write_unlock(mm);
 	return 0;
+}
+
+/**
+ * fullfork_replica_with() - one who has what was copied
+ * @isolation: what was copied, with all replicas prepared
+ * @file: a file that was copied
+ *
+ * Return: the replica of the first member that has @file.
+ */
+struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, struct file *file)
+{
+	return find_file(isolation, file)->owner->replica;
 }
 
 /**
@@ -756,12 +820,9 @@ static int remake_file(struct fullfork_isolation *isolation, struct isolated_fil
 	struct file *copy;
 
 	enter_scope(&scope, f);
-	copy = file_ops(f->file)->remake(f->file, isolation);
+	copy = f->ops->remake(f->file, isolation);
 	leave_scope(&scope);
-	if (copy)
-		return set_copy(f, copy);
-	f->object->external = true;
-	return 0;
+	return set_copy(f, copy);
 }
 
 static int remake_files(struct fullfork_isolation *isolation, bool *any)
@@ -770,7 +831,7 @@ static int remake_files(struct fullfork_isolation *isolation, bool *any)
 	int err;
 
 	list_for_each_entry(f, &isolation->files, list) {
-		if (!is_internal(f) || !file_ops(f->file)->remake)
+		if (!is_internal(f) || !f->ops->remake)
 			continue;
 		err = remake_file(isolation, f);
 		if (err)
@@ -789,6 +850,25 @@ static void exchange_remade(struct fullfork *op)
 		list_for_each_entry(m, &g->members, node)
 			if (!fullfork_has_exited(m) && m->owners[FULLFORK_FILES] == m)
 				fullfork_isolate_files(op, m->replica->files);
+}
+
+/* After what else refers to replicas: those that have a file have its locks. */
+static int copy_locks(struct fullfork_isolation *isolation)
+{
+	struct isolate_scope scope;
+	struct isolated_file *f;
+	int err;
+
+	list_for_each_entry(f, &isolation->files, list) {
+		if (!locks_inode_context(file_inode(f->file)))
+			continue;
+		enter_scope(&scope, f);
+		err = fullfork_copy_locks(isolation->op, f->file, f->copy, f->owner->replica);
+		leave_scope(&scope);
+		if (err)
+			return err;
+	}
+	return 0;
 }
 
 /* What is pending, and what will be.  The first member stands for its process. */
@@ -836,13 +916,14 @@ int fullfork_link_isolation(struct fullfork *op)
 		exchange_remade(op);
 	list_for_each_entry(f, &isolation->files, list)
 		err = err ?: link_file(isolation, f);
+	err = err ?: copy_locks(isolation);
 	err = err ?: copy_signals(op);
 	if (err)
 		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
 
 	list_for_each_entry(f, &isolation->files, list)
-		if (f->copy && file_ops(f->file)->start)
-			file_ops(f->file)->start(f->file, f->copy);
+		if (f->copy && f->ops->start)
+			f->ops->start(f->file, f->copy);
 	return 0;
 }
 
@@ -859,7 +940,7 @@ void fullfork_report_isolation(struct fullfork *op)
 		return;
 
 	list_for_each_entry(f, &isolation->files, list) {
-		trace_fullfork_object(file_ops(f->file)->name, f->file, is_internal(f),
+		trace_fullfork_object(f->ops->name, f->file, is_internal(f),
 				      f->count, f->nr_refs, f->object ? f->object->nr_found : 0,
 				      f->object ? f->object->nr_files : 0);
 		if (is_internal(f))
