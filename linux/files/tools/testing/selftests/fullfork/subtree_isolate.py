@@ -9,6 +9,7 @@ FULLFORK_ROUNDS says how often, of each program."""
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -29,9 +30,13 @@ PYTHON = r"""
 import os, sys
 directory = sys.argv[1]
 
-def pid():
+# It is read without a position: until it is closed, a replica has the same one.
+def stat():
     with open("/proc/self/stat") as f:
-        return f.read().split()[0]
+        return os.pread(f.fileno(), 4096, 0).decode().split()
+
+def pid():
+    return stat()[0]
 
 def end(result):
     with open(directory + "/new." + pid(), "w") as f:
@@ -136,6 +141,49 @@ async def main():
 end(asyncio.run(main()))
 """
 
+# Two processes that have a database open, and write to it when they are told to.
+# While they wait they have read locks, by which the one that closes it does not
+# take itself for the last one, which deletes the log.
+DATABASE = PYTHON + r"""
+import sqlite3, time
+
+def touch(name):
+    open(directory + "/" + name, "w").close()
+
+def wait_for(name):
+    while not os.path.exists(directory + "/" + name):
+        time.sleep(0.01)
+
+def side():
+    "The PID of the one of both that is the parent."
+    return stat()[0 if child else 3]
+
+def connect():
+    database = sqlite3.connect(directory + "/database", timeout=50, isolation_level=None)
+    database.execute("pragma journal_mode = wal")
+    database.execute("create table if not exists numbers (side)")
+    return database
+
+def write(n):
+    for _ in range(n):
+        database.execute("begin immediate")
+        database.execute("insert into numbers values (?)", (side(),))
+        database.execute("commit")
+
+child = os.fork()
+database = connect()
+write(10)
+if child:
+    wait_for("child")
+touch("ready" if child else "child")
+wait_for("go." + side())
+write(50)
+database.close()
+if not child:
+    os._exit(0)
+end("ok" if os.waitpid(child, 0)[1] == 0 else "the child failed")
+"""
+
 # Numbers of a pipeline come in order, and all of them.
 PIPELINE = r"""
 dir=$1
@@ -150,6 +198,8 @@ seq 1 100000000 | cat | cat | {
 		[ $n != 60 ] || : >"$dir/ready"
 		if [ $left -lt 0 ]; then
 			read -r _ _ _ parent _ </proc/self/stat
+			# Nothing is left to read if a replica has read it.
+			parent=${parent:-$first}
 			if [ "$parent" != "$first" ] || [ -e "$dir/stop" ]; then
 				left=60
 			fi
@@ -190,6 +240,9 @@ class Program:
 
     def copy_and_wait(self):
         pid, _ = copy(self.process.pid, FLAGS)
+        self.wait_for_replica(pid)
+
+    def wait_for_replica(self, pid):
         status = []
 
         def has_ended():
@@ -203,10 +256,16 @@ class Program:
               "the replica ended with status 0x%x: %s" % (
                   status[0], self.result(pid) or "no result"))
 
+    def touch(self, name):
+        with open(self.path(name), "w", encoding="utf-8"):
+            pass
+
     def stop(self):
         self.expect_alive()
-        with open(self.path("stop"), "w", encoding="utf-8"):
-            pass
+        self.touch("stop")
+        self.expect_end()
+
+    def expect_end(self):
         self.process.wait(DEADLINE)
         check(self.result(self.process.pid) == "ok" and not self.process.returncode,
               "the original ended with %d: %s" % (
@@ -219,8 +278,11 @@ class Program:
                 self.expect_alive()
             self.stop()
         finally:
-            end_everything()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self.clean_up()
+
+    def clean_up(self):
+        end_everything()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @tests.add
@@ -241,6 +303,31 @@ def isolate__shell_pipeline():
 @tests.add
 def isolate__go_runtime():
     Program([os.path.join(HERE, "isolate_go_worker")]).run()
+
+
+def use_database():
+    program = Program([sys.executable, "-c", DATABASE])
+    try:
+        pid, _ = copy(program.process.pid, FLAGS)
+        program.touch("go.%d" % program.process.pid)
+        program.expect_end()
+        # Both originals have closed it.
+        program.touch("go.%d" % pid)
+        program.wait_for_replica(pid)
+        database = sqlite3.connect(program.path("database"))
+        check(database.execute("pragma integrity_check").fetchall() == [("ok",)],
+              "the database is whole")
+        sides = database.execute("select count(*) from numbers group by side").fetchall()
+        check(sorted(sides) == [(100,), (120,)], "rows of the sides: %r" % sides)
+        database.close()
+    finally:
+        program.clean_up()
+
+
+@tests.add
+def isolate__database_with_readers_and_writers():
+    for _ in range(ROUNDS):
+        use_database()
 
 
 if __name__ == "__main__":
