@@ -283,7 +283,7 @@ TEST_F(file, is_one_for_all_replicas)
 	ASSERT_TRUE(wait_until(is_blocked(child, child, __NR_read), DEADLINE));
 	isolate_and_pass(_metadata, CLONE_SUBTREE, meet_child, self);
 	EXPECT_EQ(POS, position(self->fd));
-	EXPECT_TRUE(is_blocked(child, child, __NR_read));
+	EXPECT_TRUE(wait_until(is_blocked(child, child, __NR_read), DEADLINE));
 	ASSERT_EQ(0, kill(child, SIGKILL));
 	xwaitpid(_metadata, child, DEADLINE);
 }

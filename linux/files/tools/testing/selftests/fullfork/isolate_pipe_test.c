@@ -387,7 +387,7 @@ TEST_F(pipe, is_one_copy_for_all_replicas)
 	expect_pass(_metadata, pid);
 	EXPECT_EQ(1, report->word[WORD_FREE]);
 	/* The original's child waits for its own bytes. */
-	EXPECT_TRUE(is_blocked(child, child, __NR_read));
+	EXPECT_TRUE(wait_until(is_blocked(child, child, __NR_read), DEADLINE));
 	put(_metadata, self->ends[1], "original");
 	xwaitpid(_metadata, child, DEADLINE);
 	EXPECT_EQ(1, report->word[WORD_FREE + 1]);

@@ -114,7 +114,7 @@ TEST_F(shmem, is_one_copy_for_all_replicas)
 	EXPECT_EQ(1, report->word[WORD_FREE]);
 	EXPECT_EQ(0, words[0]);
 	EXPECT_EQ(0, words[1]);
-	EXPECT_TRUE(is_blocked(child, child, __NR_futex));
+	EXPECT_TRUE(wait_until(is_blocked(child, child, __NR_futex), DEADLINE));
 	talk_to_child(self);
 	status = xwaitpid(_metadata, child, DEADLINE);
 	EXPECT_EQ(0, status);

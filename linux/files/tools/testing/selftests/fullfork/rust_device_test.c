@@ -311,7 +311,7 @@ TEST_F_GUARDED(store, spawns_copies_in_the_pid_namespace_of_a_template)
 	ASSERT_EQ(0, drop(self->fd, id));
 	EXPECT_TRUE(wait_until(kill(process.pid, 0), DEADLINE));
 	EXPECT_EQ(4, count_threads(pid));
-	EXPECT_EQ('S', task_state(pid, pid));
+	EXPECT_TRUE(wait_until(task_state(pid, pid) == 'S', DEADLINE));
 	end_copy(_metadata, pid);
 }
 

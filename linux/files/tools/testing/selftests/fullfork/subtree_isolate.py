@@ -159,16 +159,19 @@ def side():
     return stat()[0 if child else 3]
 
 def connect():
-    database = sqlite3.connect(directory + "/database", timeout=50, isolation_level=None)
-    database.execute("pragma journal_mode = wal")
-    database.execute("create table if not exists numbers (side)")
-    return database
+    return sqlite3.connect(directory + "/database", timeout=50, isolation_level=None)
 
 def write(n):
     for _ in range(n):
         database.execute("begin immediate")
         database.execute("insert into numbers values (?)", (side(),))
         database.execute("commit")
+
+# Two that change the mode at once do not wait for each other: one fails.
+database = connect()
+database.execute("pragma journal_mode = wal")
+database.execute("create table numbers (side)")
+database.close()
 
 child = os.fork()
 database = connect()
