@@ -26,6 +26,8 @@ from common import JOBS, LOG, OUT, REPO, Failure, Results, locked, main, \
 
 DIR = os.path.join(OUT, "kselftest")
 STRICT = ("fullfork",)
+# How often what ended worse than on base is run again on both.
+AGAIN = 5
 # How much longer than on a real machine a program may take.
 FACTOR = {"kvm": 1, "tcg": 8}
 DEBUG_FACTOR = 2
@@ -260,12 +262,26 @@ def cmd_negative():
     return results.write()
 
 
+def compared(name, names, items, base_tap, tap):
+    """Rows of what ran on base and on name; what ended worse runs again."""
+    rows = judge.judge_compare(base_tap, tap)
+    worse = sorted({row.partition("/")[0] for row, ok, _ in rows if not ok} &
+                   set(items))
+    rounds = [[run_guests(k, names, "again", items=worse)[1]
+               for k in ("base", name)] for _ in range(AGAIN if worse else 0)]
+    judged = judge.judge_again(rows, rounds)
+    for (row, before, _), (_, after, detail) in zip(rows, judged):
+        if after and not before:
+            say("   %s: %s: it races on any kernel" % (row, detail))
+    return judged
+
+
 def cmd_compare():
     name, names = kbuild.kernel(), targets()
     results = Results("upstream-%s" % name)
     base_guests, base_tap, items = run_guests("base", names, "upstream")
     guests, tap, _ = run_guests(name, names, "upstream")
-    results.extend(judge.judge_compare(base_tap, tap))
+    results.extend(compared(name, names, items, base_tap, tap))
     for problem in tap.problems(items) + base_tap.problems(items):
         results.add("every program ran", False, problem)
     results.extend(machine_rows("base", base_guests))

@@ -9,6 +9,7 @@ lint.py judge-tests      the tests of the judge
 lint.py fixed-point      exporting what tree made changes nothing"""
 
 import collections
+import concurrent.futures
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import unittest
 import kbuild
 import patchqueue
 import queue_git
-from common import LOG, OUT, REPO, Failure, Results, main, read_base, run, \
+from common import JOBS, LOG, OUT, REPO, Failure, Results, main, read_base, run, \
     say, timed
 
 # Lines added and deleted in files of the base, over the whole queue: hooks; and
@@ -95,7 +96,8 @@ def ignored(line):
                for prefix, kind, _ in CHECKPATCH_IGNORE)
 
 
-def checkpatch(results, commit, subject):
+def checkpatch(commit):
+    """What checkpatch says of a commit and is to be heeded."""
     text = queue_git.git("format-patch", "-1", "--stdout", "--no-signature",
                          commit, raw=True)
     p = run(["perl", "scripts/checkpatch.pl", "--strict", "--no-summary",
@@ -106,8 +108,7 @@ def checkpatch(results, commit, subject):
     if p.returncode not in (0, 1):
         lines.append("checkpatch: exit status %d: %s" %
                      (p.returncode, p.stderr.decode(errors="replace")))
-    results.add("checkpatch: " + subject, not lines, "\n   " +
-                "\n   ".join(lines[:40]) if lines else "")
+    return lines
 
 
 def lines_in_base(commit, base_files):
@@ -127,10 +128,14 @@ def lint_queue(results):
     tip = queue_git.resolve(queue_git.BRANCH)
     base_files = queue_git.tree_files(base)
     hooks = copies = 0
-    for line in queue_git.git("log", "--reverse", "--format=%H %s",
-                              "%s..%s" % (base, tip)).splitlines():
-        commit, _, subject = line.partition(" ")
-        checkpatch(results, commit, subject)
+    commits = [line.partition(" ")[::2] for line in queue_git.git(
+        "log", "--format=%H %s", "%s..%s" % (base, tip)).splitlines()]
+    # The last ones first: the tests are what takes longest.
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+        said = list(pool.map(checkpatch, [commit for commit, _ in commits]))
+    for (commit, subject), lines in reversed(list(zip(commits, said))):
+        results.add("checkpatch: " + subject, not lines, "\n   " +
+                    "\n   ".join(lines[:40]) if lines else "")
         results.add("subject at most 72: " + subject, len(subject) <= 72,
                     "%d characters" % len(subject))
         trailer = re.search(

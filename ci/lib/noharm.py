@@ -13,7 +13,6 @@ import sys
 
 import kbuild
 import kselftest
-import judge
 import vm
 from common import LOG, REPO, Failure, Results, main, say, timed
 
@@ -68,7 +67,7 @@ def cmd_tests():
             continue
         runs = [kselftest.run_guests(k, targets(), "no-harm", False, items)
                 for k in ("base", name)]
-        rows = judge.judge_compare(runs[0][1], runs[1][1])
+        rows = kselftest.compared(name, targets(), items, runs[0][1], runs[1][1])
         compared += len(rows)
         results.extend(rows)
         for problem in new_problems(runs[0][0], runs[1][0]):

@@ -238,6 +238,30 @@ class Compare(unittest.TestCase):
                          [("clone3:clone3/clone3() in a new PID_NS",
                            "ok on base, not ok here")])
 
+    def again(self, *rounds):
+        """What is red after what was worse ran again: logs of base and of ours."""
+        rows = judge.judge_again(self.rows("upstream-worse.tap"), [
+            [judge.Tap(log("upstream-%s.tap" % name)) for name in pair]
+            for pair in rounds])
+        return [r[2] for r in rows if not r[1]]
+
+    def test_worse_once_and_not_again_is_green(self):
+        self.assertEqual(self.again(("base", "same"), ("base", "same")), [])
+
+    def test_worse_again_is_red(self):
+        self.assertEqual(
+            self.again(("base", "same"), ("base", "worse")),
+            ["ok on base, not ok here; then, of 2, 0 failed on base, 1 here"])
+
+    def test_as_often_on_base_is_green(self):
+        self.assertEqual(self.again(("worse", "worse"), ("base", "same")), [])
+
+    def test_always_is_red_although_on_base_too(self):
+        self.assertEqual(len(self.again(("worse", "worse"))), 1)
+
+    def test_nothing_ran_again_is_red(self):
+        self.assertEqual(len(self.again()), 1)
+
     def test_program_that_did_not_run_is_red(self):
         bad = [r for r in self.rows("pass.tap") if not r[1]]
         self.assertEqual(len(bad), 5)
