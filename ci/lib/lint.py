@@ -3,6 +3,7 @@
 
 lint.py queue            checkpatch, size, order of the queue; shell and Python
 lint.py sparse           sparse over ours and over what we edit, for KERNEL
+lint.py compile          what we edit, and ours, with the compiler of KERNEL
 lint.py compare-sparse   no warning that the base does not have
 lint.py rust             rustfmt, clippy and rustdoc over our files in Rust
 lint.py judge-tests      the tests of the judge
@@ -223,6 +224,15 @@ def cmd_sparse():
     return 0
 
 
+def cmd_compile():
+    """A whole build of KERNEL in small: it is none that tests run on."""
+    name = kbuild.kernel()
+    edited, ours = sparse_objects()
+    if name not in kbuild.WITH_FULLFORK:
+        ours = []
+    return 1 if kbuild.build(name, edited + ours) else 0
+
+
 def cmd_compare_sparse():
     results = Results("sparse")
     found = {}
@@ -337,7 +347,8 @@ def cmd_fixed_point():
 
 def command(argv):
     commands = {"queue": cmd_queue, "sparse": cmd_sparse,
-                "compare-sparse": cmd_compare_sparse, "rust": cmd_rust,
+                "compile": cmd_compile, "compare-sparse": cmd_compare_sparse,
+                "rust": cmd_rust,
                 "judge-tests": cmd_judge_tests,
                 "fixed-point": cmd_fixed_point}
     if len(argv) != 1 or argv[0] not in commands:
