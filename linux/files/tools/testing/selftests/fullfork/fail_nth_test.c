@@ -18,6 +18,7 @@
 #define TEST_DEADLINE 7000
 
 #include "fullfork_answers.h"
+#include <mqueue.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
@@ -69,6 +70,7 @@ static void enter_group_with_objects(int unused)
 	struct epoll_event event = { .events = EPOLLIN };
 	int ends[2], sockets[2], fds[4];
 	char *shared_memory;
+	mqd_t mq;
 
 	enter_group(0);
 	side_assert_eq(0, pipe(ends));
@@ -87,6 +89,12 @@ static void enter_group_with_objects(int unused)
 	side_assert_eq(0, epoll_ctl(fds[2], EPOLL_CTL_ADD, fds[0], &event));
 	side_assert_eq(6, write(fds[3], "memory", 6));
 	side_assert(sys_pidfd_open(getpid()) >= 0);
+
+	mq = mq_open("/fullfork", O_CREAT | O_EXCL | O_RDWR, 0600, NULL);
+	side_assert(mq >= 0);
+	side_assert_eq(0, mq_unlink("/fullfork"));
+	side_assert_eq(0, mq_send(mq, "queue", 5, 1));
+	side_assert_eq(0, mq_send(mq, "queue", 5, 2));
 
 	shared_memory = mmap(NULL, 8 * 4096, PROT_READ | PROT_WRITE,
 			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
