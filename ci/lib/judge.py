@@ -27,6 +27,12 @@ TROUBLE = [re.compile(p) for p in (
 OOM = re.compile(r"\binvoked oom-killer: ")
 OOM_OF_A_CGROUP = re.compile(r"\boom-kill:constraint=CONSTRAINT_MEMCG,")
 OOM_LINES = 400
+# Examples of upstream's documentation of Rust have a timer on a stack, which
+# DEBUG_OBJECTS knows only of C.
+ON_STACK = re.compile(r"\bODEBUG: object \S+ is on stack \S+, but NOT annotated")
+ON_STACK_OF = re.compile(r"\brust_doctest_kernel_time_hrtimer_rs_\d+\+")
+END_TRACE = re.compile(r"---\[ end trace ")
+ON_STACK_LINES = 100
 START = re.compile(r"fullfork-vm: start\b")
 END = re.compile(r"fullfork-vm: end status=(\d+)")
 HANG = re.compile(r"fullfork-vm: hang\b")
@@ -53,12 +59,28 @@ def oom_of_a_cgroup(lines, number):
     return 0
 
 
+def example_on_stack(lines, number):
+    """Is that the report of such an example? The line behind it, or 0."""
+    known = False
+    for n in range(number, min(number + ON_STACK_LINES, len(lines))):
+        known = known or bool(ON_STACK_OF.search(lines[n]))
+        if END_TRACE.search(lines[n]):
+            return n + 2 if known else 0
+        if ON_STACK.search(lines[n]):
+            return 0
+    return 0
+
+
 def judge_console(text):
     """What is wrong with the log of the kernel: a list of sentences."""
     found = []
     lines = text.splitlines()
-    stack_until = 0
+    stack_until = example_until = 0
     for number, line in enumerate(lines, 1):
+        if ON_STACK.search(line):
+            example_until = example_on_stack(lines, number)
+        if number < example_until:
+            continue
         if OOM.search(line):
             stack_until = oom_of_a_cgroup(lines, number)
         if number < stack_until and "Call Trace" in line:

@@ -174,6 +174,18 @@ class Console(unittest.TestCase):
     def test_oom_kill_inside_a_cgroup_is_green(self):
         self.assertEqual(judge.judge_console(log("oom-cgroup.console")), [])
 
+    def test_timer_on_the_stack_of_an_example_is_green(self):
+        self.assertEqual(judge.judge_console(log("odebug-example.console")), [])
+
+    def test_other_object_on_a_stack_is_red(self):
+        self.check("odebug", "ODEBUG: object")
+        self.check("odebug", "WARNING: ")
+
+    def test_trouble_after_such_an_example_is_red(self):
+        text = log("odebug-example.console").replace(
+            "[  900", "[  899.000000] BUG: KASAN: slab-use-after-free\n[  900")
+        self.assertEqual(len(judge.judge_console(text)), 1)
+
     def test_other_oom_kill_is_red(self):
         self.check("oom", "Call Trace")
         self.check("oom", "Out of memory: Killed process")
