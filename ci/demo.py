@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """The demonstration, in the guest. python3 computes with numpy's OpenBLAS
 threads, and one clone3() call copies all of it in the middle of the work. Then
-a shell with two such programs below it is copied from outside, as a tree."""
+a shell with two such programs below it is copied from outside, as a tree; and a
+pipeline in full flight, with all that is in its pipes."""
 
 import ctypes
 import hashlib
@@ -11,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -19,6 +21,7 @@ CLONE_ALL_THREADS = 1 << 62
 CLONE_SUBTREE = 1 << 61
 CLONE_FROM_PIDFD = 1 << 59
 CLONE_KEEP_TIDS = 1 << 58
+CLONE_ISOLATE = 1 << 57
 CLONE_NEWPID = 0x20000000
 CLONE_ARGS_SIZE = 112
 # Large enough for OpenBLAS to use its threads, small enough for a QEMU that
@@ -182,10 +185,68 @@ def copy_tree():
     return 0 if good else 1
 
 
+def count(told):
+    """The end of a pipeline: numbers come in order, and all of them. Goes on
+    for a while when there is a file of that name."""
+    last, end = 0, None
+    for line in sys.stdin:
+        if int(line) != last + 1:
+            print("WRONG: %d came after %d" % (int(line), last), file=sys.stderr)
+            return 1
+        last += 1
+        # A pipe's worth, so that there is something in every pipe.
+        if last == 20000:
+            print("flows", flush=True)
+        if end is None and last % 100 == 0 and os.path.exists(told):
+            end = last + 20000
+        if last == end:
+            break
+    # By /proc, a replica has a PID of its own, which is not what getpid() says.
+    print("%s %d" % (os.readlink("/proc/self"), last), flush=True)
+    return 0 if end else 1
+
+
+def copy_pipeline():
+    """A pipeline is copied in full flight, and nothing that is in it is lost."""
+    with tempfile.TemporaryDirectory() as directory:
+        told = os.path.join(directory, "told")
+        shell = "seq 100000000 | cat | '%s' '%s' count '%s'; exit" % (
+            sys.executable, __file__, told)
+        # What they tell goes through a pipe that is not theirs alone: it is shared.
+        with subprocess.Popen(["/bin/sh", "-c", shell], text=True,
+                              stdout=subprocess.PIPE) as root:
+            root.stdout.readline()
+            tid_map = ctypes.create_string_buffer(8 * 64)
+            pidfd = os.pidfd_open(root.pid)
+            before = time.perf_counter()
+            pid = clone3(CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_FROM_PIDFD |
+                         CLONE_KEEP_TIDS | CLONE_NEWPID | CLONE_ISOLATE, pidfd,
+                         tid_map)
+            took = time.perf_counter() - before
+            os.close(pidfd)
+            print("\nA pipeline, seq | cat | python3, copied in full flight with all "
+                  "that is\nin its pipes, in %.2f ms:" % (took * 1000), flush=True)
+            with open(told, "w", encoding="utf-8"):
+                pass
+            replicas = [row[1] for row in struct.iter_unpack("2I", tid_map.raw)]
+            for line in root.stdout:
+                reader, last = line.split(maxsplit=1)
+                print("    the %s read all numbers up to %s" % (
+                    "replica " if int(reader) in replicas else "original",
+                    last.strip()))
+            _, status = os.waitpid(pid, 0)
+            good = root.wait() == 0 and os.waitstatus_to_exitcode(status) == 0
+    print("Both pipelines had every number." if good
+          else "WRONG: a pipeline has lost a number.")
+    return 0 if good else 1
+
+
 def main():
     if sys.argv[1:] == ["program"]:
         return program()
-    return copy_threads() or copy_tree()
+    if sys.argv[1:2] == ["count"]:
+        return count(sys.argv[2])
+    return copy_threads() or copy_tree() or copy_pipeline()
 
 
 if __name__ == "__main__":
