@@ -35,6 +35,7 @@ END_TRACE = re.compile(r"---\[ end trace ")
 ON_STACK_LINES = 100
 START = re.compile(r"fullfork-vm: start\b")
 END = re.compile(r"fullfork-vm: end status=(\d+)")
+REPLAY = "** replaying previous printk message **"
 HANG = re.compile(r"fullfork-vm: hang\b")
 MAX_TROUBLES = 5
 
@@ -71,10 +72,29 @@ def example_on_stack(lines, number):
     return 0
 
 
+def without_replays(text):
+    """The lines of a console, where one that was written again is empty. Where
+    somebody takes over from the kernel's printing thread, as the restart does
+    right after the end marker, he says so and begins the line anew, however much
+    of it was written before."""
+    lines = text.splitlines()
+    for n in range(1, len(lines) - 1):
+        if lines[n] == REPLAY and lines[n + 1].startswith(lines[n - 1]):
+            lines[n - 1] = ""
+    return lines
+
+
+def end_status(text):
+    """What the job ended with; None where it did not tell, or not once."""
+    ends = END.findall("\n".join(without_replays(text)))
+    return int(ends[0]) if len(ends) == 1 else None
+
+
 def judge_console(text):
     """What is wrong with the log of the kernel: a list of sentences."""
     found = []
-    lines = text.splitlines()
+    lines = without_replays(text)
+    text = "\n".join(lines)
     stack_until = example_until = 0
     for number, line in enumerate(lines, 1):
         if ON_STACK.search(line):

@@ -221,9 +221,7 @@ def boot(name, script, timeout, accel=None, interactive=False, show=False,
 def read_end(result):
     with open(result.console, encoding="utf-8", errors="replace") as f:
         text = f.read()
-    ends = re.findall(r"fullfork-vm: end status=(\d+)", text)
-    if len(ends) == 1:
-        result.status = int(ends[0])
+    result.status = judge.end_status(text)
     start = re.search(r"\[ *(\d+\.\d+)\] fullfork-vm: start", text)
     result.boot_seconds = float(start.group(1)) if start else 0.0
 

@@ -168,6 +168,17 @@ class Console(unittest.TestCase):
         self.assertEqual(judge.judge_console(log("twice.console")),
                          ["end marker seen 2 times, expected once"])
 
+    def test_end_marker_that_was_written_again_is_green(self):
+        text = log("replayed.console")
+        self.assertEqual(judge.judge_console(text), [])
+        self.assertEqual(judge.end_status(text), 0)
+
+    def test_end_marker_behind_another_replay_is_red(self):
+        text = log("replayed.console").replace("end status=0", "end status=1", 1)
+        self.assertEqual(judge.judge_console(text),
+                         ["end marker seen 2 times, expected once"])
+        self.assertEqual(judge.end_status(text), None)
+
     def test_empty_console_is_red(self):
         self.assertEqual(len(judge.judge_console("")), 2)
 
