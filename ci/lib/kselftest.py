@@ -80,6 +80,7 @@ def environment():
     """What the tests themselves ask for, see fail_nth_test.c; and how long one may
     take if that was said."""
     given = {"FULLFORK_FAULTS": "FAULTS", "FULLFORK_FAULTS_STEP": "FAULTS_STEP",
+             "FULLFORK_ROUNDS": "ROUNDS",
              "KSFT_MOST": "TIMEOUT"}
     return "".join("export %s=%s\n" % (name, shlex.quote(os.environ[key]))
                    for name, key in given.items() if os.environ.get(key))
