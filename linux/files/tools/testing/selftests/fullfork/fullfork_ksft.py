@@ -150,7 +150,8 @@ def has_fullfork():
 class Tests:
     """Tests that run in order; where one fails, those that follow do too."""
 
-    def __init__(self):
+    def __init__(self, limit=LIMIT):
+        self.limit = limit
         self.tests = []
         self.said = 0
         self.lock = threading.Lock()
@@ -180,7 +181,7 @@ class Tests:
                     stat(pid, tid)[:1], read("/proc/%d/task/%d/wchan" %
                                              (pid, tid))))
         while self.said < len(self.tests):
-            self.say(ksft.test_result_fail, "not done within %d s" % LIMIT)
+            self.say(ksft.test_result_fail, "not done within %d s" % self.limit)
         try:
             end_everything(10)
         except Failure as e:
@@ -209,7 +210,7 @@ class Tests:
         ksft.print_header()
         ksft.set_plan(len(self.tests))
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        timer = threading.Timer(LIMIT, self.give_up)
+        timer = threading.Timer(self.limit, self.give_up)
         timer.daemon = True
         timer.start()
         result, reason = None, ""

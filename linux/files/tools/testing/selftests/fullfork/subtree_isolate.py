@@ -8,22 +8,21 @@ FULLFORK_ROUNDS says how often, of each program."""
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 
 from fullfork_ksft import CLONE_ALL_THREADS, CLONE_KEEP_TIDS, CLONE_NEWPID, \
-    CLONE_SUBTREE, DEADLINE, Tests, check, copy, descendants, \
-    end_everything, read, wait_for
+    CLONE_SUBTREE, DEADLINE, LIMIT, Tests, check, copy, end_everything, read, \
+    wait_for
 
 CLONE_ISOLATE = 1 << 57
 FLAGS = CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_KEEP_TIDS | CLONE_NEWPID | \
     CLONE_ISOLATE
 ROUNDS = int(os.environ.get("FULLFORK_ROUNDS", "5"))
 HERE = os.path.dirname(os.path.realpath(__file__))
-tests = Tests()
+tests = Tests(max(LIMIT, 60 * ROUNDS))
 
 # The PID that /proc shows is another one in a replica, also where TIDs are kept.
 PYTHON = r"""
@@ -187,6 +186,80 @@ if not child:
 end("ok" if os.waitpid(child, 0)[1] == 0 else "the child failed")
 """
 
+# A server, which has threads, and a client, who has two connections: by one he asks,
+# some questions ahead of the answers, by the other he waits for what that causes.
+# The name of the server's socket is one for both sides, so nobody connects by it when
+# there are copies.
+SERVER = PYTHON + r"""
+import socket, subprocess, threading, time
+
+name = directory + "/socket"
+server = subprocess.Popen(
+    ["redis-server", "--port", "0", "--unixsocket", name, "--save", "",
+     "--appendonly", "no", "--dir", directory])
+
+def connect():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(50)
+    end = time.monotonic() + 50
+    while True:
+        try:
+            connection.connect(name)
+            return connection, connection.makefile("rb")
+        except OSError:
+            if time.monotonic() > end or server.poll() is not None:
+                raise
+            time.sleep(0.01)
+
+def receive(file):
+    line = file.readline()
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"*":
+        return [receive(file) for _ in range(int(rest))]
+    return file.read(int(rest) + 2)[:-2] if kind == b"$" else rest
+
+def listen(connection, file):
+    n = 0
+    while True:
+        connection.sendall(b"BLPOP list 0\r\n")
+        got = receive(file)
+        if got == [b"list", b"end"]:
+            return
+        if got != [b"list", b"%d" % n]:
+            wrong.append("%r in the list in place of %d" % (got, n))
+            return
+        n += 1
+
+def ask(n):
+    asking.sendall(b"INCR number\r\nRPUSH list %d\r\n" % n)
+
+def expect_answer(n):
+    got = receive(answers), receive(answers)
+    if got[0] != b"%d" % (n + 1):
+        wrong.append("%r in place of %d" % (got, n + 1))
+
+wrong, n, ahead = [], 0, 3
+asking, answers = connect()
+listener = threading.Thread(target=listen, args=connect(), daemon=True)
+listener.start()
+for i in range(ahead):
+    ask(i)
+while not wrong and not is_over(n):
+    ask(n + ahead)
+    expect_answer(n)
+    n += 1
+for i in range(ahead):
+    expect_answer(n + i)
+asking.sendall(b"RPUSH list end\r\n")
+listener.join(50)
+if listener.is_alive():
+    wrong.append("what is in the list does not come")
+asking.sendall(b"SHUTDOWN NOSAVE\r\n")
+if server.wait(50):
+    wrong.append("the server ended with %s" % server.returncode)
+end(wrong[0] if wrong else "ok")
+"""
+
 # Numbers of a pipeline come in order, and all of them.
 PIPELINE = r"""
 dir=$1
@@ -308,6 +381,11 @@ def isolate__go_runtime():
     Program([os.path.join(HERE, "isolate_go_worker")]).run()
 
 
+@tests.add
+def isolate__server_and_client():
+    Program([sys.executable, "-c", SERVER]).run()
+
+
 def use_database():
     program = Program([sys.executable, "-c", DATABASE])
     try:
@@ -335,6 +413,6 @@ def isolate__database_with_readers_and_writers():
 
 if __name__ == "__main__":
     try:
-        tests.run(["bash", "seq", os.path.join(HERE, "isolate_go_worker")])
+        tests.run(["bash", "redis-server", "seq", os.path.join(HERE, "isolate_go_worker")])
     finally:
         end_everything()
