@@ -564,7 +564,8 @@ static pid_t try_fullfork(struct kernel_clone_args *kargs,
 		*set = op.set;
 	*reason = op.reason;
 	fullfork_unpin_results(&op);
-	kvfree(op.objects);
+	if (op.objects != op.few_objects)
+		kvfree(op.objects);
 	fullfork_put_pid_namespaces(&op);
 	fullfork_free_groups(&op);
 	put_pid_ns(op.pid_ns);

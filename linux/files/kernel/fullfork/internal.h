@@ -68,6 +68,9 @@ struct fullfork_need {
 /* Members of one process that finish what others began. */
 #define FULLFORK_MAX_FINISHERS	8U
 
+/* Buckets of a hash table that need not be allocated. */
+#define FULLFORK_FEW_OBJECTS	16U
+
 /* One for each shared object, for the parent, and for the init of a namespace. */
 #define FULLFORK_MAX_NEEDS	(FULLFORK_NR_SHARED + 2)
 
@@ -225,6 +228,7 @@ struct fullfork_result {
  * @reaper: the reaper made for @pid_ns, not started yet, else NULL
  * @isolation: what CLONE_ISOLATE copies, else NULL
  * @objects: hash table of the objects that members share
+ * @few_objects: that table if there are few members
  * @objects_bits: size of it
  * @results: where they are written
  *
@@ -258,6 +262,7 @@ struct fullfork {
 	struct task_struct		*reaper;
 	struct fullfork_isolation	*isolation;
 	struct hlist_head		*objects;
+	struct hlist_head		few_objects[FULLFORK_FEW_OBJECTS];
 	unsigned int			objects_bits;
 	struct fullfork_result		results[FULLFORK_NR_RESULTS];
 

@@ -78,24 +78,26 @@ static const void *shared_object(const struct task_struct *t, enum fullfork_shar
 	}
 }
 
+static void share_object(struct fullfork_member *m, enum fullfork_shared what,
+			 struct fullfork_member *owner)
+{
+	m->owners[what] = owner;
+	owner->objects[what].nr_sharers++;
+	add_need(m, owner);
+}
+
 /* @original: whose object it is. */
 static void link_object(struct fullfork_member *m, enum fullfork_shared what,
 			const struct task_struct *original)
 {
 	const void *object = shared_object(original, what);
 	struct fullfork_object *o = &m->objects[what];
-	struct fullfork_member *lead = m->group->leader;
 	struct fullfork *op = m->group->op;
+	struct fullfork_member *owner;
 
-	/* As threads do, and without a look into the table. */
-	if (m != lead && !fullfork_has_exited(lead) &&
-	    object == shared_object(lead->original, what))
-		m->owners[what] = lead->owners[what];
-	else
-		m->owners[what] = find_owner(op, object);
-	if (m->owners[what]) {
-		m->owners[what]->objects[what].nr_sharers++;
-		add_need(m, m->owners[what]);
+	owner = find_owner(op, object);
+	if (owner) {
+		share_object(m, what, owner);
 		return;
 	}
 	m->owners[what] = m;
@@ -138,8 +140,17 @@ static void link_pid_ns(struct fullfork_member *m)
 			replica_pid_ns(op, original->nsproxy->pid_ns_for_children);
 }
 
+/* As threads do, mostly: no look into the table is needed. */
+static bool has_all_of(const struct task_struct *t, const struct task_struct *lead)
+{
+	return rcu_access_pointer(t->sighand) == rcu_access_pointer(lead->sighand) &&
+	       t->mm == lead->mm && t->files == lead->files && t->fs == lead->fs &&
+	       t->nsproxy == lead->nsproxy;
+}
+
 static void link_member(struct fullfork_member *m)
 {
+	struct fullfork_member *lead = m->group->leader;
 	enum fullfork_shared what;
 
 	link_pid_ns(m);
@@ -148,8 +159,14 @@ static void link_member(struct fullfork_member *m)
 		return;
 	}
 
-	m->owners[FULLFORK_GROUP] = m->group->leader;
-	add_need(m, m->group->leader);
+	m->owners[FULLFORK_GROUP] = lead;
+	add_need(m, lead);
+	if (m != lead && !fullfork_has_exited(lead) &&
+	    has_all_of(m->original, lead->original)) {
+		for (what = FULLFORK_SIGHAND; what < FULLFORK_NR_SHARED; what++)
+			share_object(m, what, lead->owners[what]);
+		return;
+	}
 	for (what = FULLFORK_SIGHAND; what < FULLFORK_NR_SHARED; what++)
 		link_object(m, what, m->original);
 }
@@ -275,6 +292,9 @@ static int link_leader(struct fullfork_group *g)
 static int alloc_buckets(struct fullfork *op)
 {
 	op->objects_bits = ilog2(op->nr_members) + 1;
+	op->objects = op->few_objects;
+	if (1U << op->objects_bits <= FULLFORK_FEW_OBJECTS)
+		return 0;
 	op->objects = kvcalloc(1UL << op->objects_bits, sizeof(*op->objects),
 			       GFP_KERNEL_ACCOUNT);
 	if (!op->objects)

@@ -16,6 +16,7 @@
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
+#include <linux/pagewalk.h>
 #include <linux/pid_namespace.h>
 #include <linux/ptrace.h>
 #include <linux/sched/mm.h>
@@ -249,25 +250,59 @@ static void write_to_page(struct vm_area_struct *vma, struct page *page,
 
 	copy_to_user_page(vma, page, addr, kaddr + offset_in_page(addr), &tid, sizeof(tid));
 	kunmap_local(kaddr);
-	set_page_dirty_lock(page);
-	put_page(page);
+}
+
+/* As in user mode: what is mapped, and may be written to, is dirty already. */
+static bool write_where_mapped(struct vm_area_struct *vma, unsigned long addr, pid_t tid)
+{
+	struct folio_walk fw;
+	bool writable;
+
+	if (!folio_walk_start(&fw, vma, addr, 0))
+		return false;
+	writable = fw.level == FW_LEVEL_PTE && pte_write(fw.pte) && pte_dirty(fw.pte);
+	if (writable)
+		write_to_page(vma, fw.page, addr, tid);
+	folio_walk_end(&fw, vma);
+	return writable;
+}
+
+/* Break the sharing of the page, and write to it.  Return: 1, or it failed. */
+static long write_private_word(struct vm_area_struct *vma, unsigned long addr, pid_t tid)
+{
+	struct page *page;
+	long got;
+
+	/* Nearly always this is enough, and get_user_pages_remote() costs more. */
+	if ((vma->vm_flags & (VM_WRITE | VM_SHADOW_STACK)) == VM_WRITE) {
+		if (handle_mm_fault(vma, addr, FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE, NULL) &
+		    VM_FAULT_ERROR)
+			return -ENOMEM;
+		if (write_where_mapped(vma, addr, tid))
+			return 1;
+	}
+
+	got = get_user_pages_remote(vma->vm_mm, addr, 1, FOLL_WRITE, &page, NULL);
+	if (got == 1) {
+		write_to_page(vma, page, addr, tid);
+		set_page_dirty_lock(page);
+		put_page(page);
+	}
+	return got;
 }
 
 /* As access_process_vm(), for a word that does not cross pages of a replica. */
 static int write_tid_word(struct mm_struct *mm, unsigned long addr, pid_t tid)
 {
 	struct vm_area_struct *vma;
-	struct page *page;
 	long got = 1;
 
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
+	addr = untagged_addr_remote(mm, addr);
 	vma = find_private_area(mm, addr);
-	if (vma) {
-		got = get_user_pages_remote(mm, addr, 1, FOLL_WRITE, &page, NULL);
-		if (got == 1)
-			write_to_page(vma, page, addr, tid);
-	}
+	if (vma)
+		got = write_private_word(vma, addr, tid);
 	mmap_read_unlock(mm);
 	if (got == 1)
 		return 0;
