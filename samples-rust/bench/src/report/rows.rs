@@ -32,7 +32,7 @@ const KNOWN: &[(&str, &str, f64)] = &[
     (THREADS, "1 thread", 1.12),
     (THREADS, "64 threads", 1.805),
     (THREADS, "512 threads", 1.89),
-    (THREADS, "4096 threads", 2.40),
+    (THREADS, "4096 threads", 1.89),
     (STILL, "8 threads", 1.55),
     (STILL, "64 threads", 1.825),
     (STILL, "64 threads, 10 MB", 1.89),
