@@ -3,6 +3,7 @@
 #define _LINUX_FULLFORK_ISOLATE_H
 
 #include <linux/fs.h>
+#include <linux/pid_types.h>
 #include <linux/seq_file.h>
 
 /*
@@ -28,7 +29,7 @@ struct vm_area_struct;
  * @scan: tell fullfork_found_file() of each file that the object holds; optional
  * @copy: a new file, in place of @file, for a copy of its object with all that is
  *	in it; or for the copy that @first refers to, if that is not NULL.  NULL if
- *	it has to be shared, where the file is the object
+ *	it has to be shared, for the first one only
  * @remake: in place of @copy, when there are all replicas, a file for what @file
  *	would refer to if it had been opened in a replica; NULL if that is the same
  * @link: let the copy, when there are all copies and replicas, refer to those in
@@ -38,9 +39,10 @@ struct vm_area_struct;
  * @start: let the copy do what it does by itself; optional, and cannot fail
  *
  * All but these two may sleep, but not wait for a member.  They are called by the
- * caller of the full fork, with the credentials that opened @file, and what they
- * allocate is charged to the cgroup of a member that has it.  Members do nothing
- * meanwhile, but the rest of the system may still find the object.
+ * caller of the full fork, with the credentials of a member that has @file, and what
+ * they allocate is charged to its user and cgroup; @copy->f_cred is set afterwards.
+ * Members do nothing meanwhile, but the rest of the system may still find the object,
+ * and change it in ways that @object has ruled out.
  */
 struct fullfork_file_ops {
 	const char	*name;
@@ -64,6 +66,9 @@ bool posixtimer_init_sigqueue_of(struct sigqueue *q, struct task_struct *t);
  */
 #define FOP_FULLFORK_REOPEN	((__force fop_flags_t)(1U << 31))
 
+/* Another one: poll() asks a server, who may be quiesced. */
+#define FOP_FULLFORK_POLL_ASKS	((__force fop_flags_t)(1U << 30))
+
 #ifdef CONFIG_FULLFORK
 
 /* Bits of f_mode that <linux/fs.h> leaves free */
@@ -83,13 +88,15 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct file *file);
 struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file);
 struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, struct file *file);
-struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid);
+struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid,
+				 enum pid_type type);
 struct file *fullfork_reopen(struct file *file);
 void fullfork_finish_fputs(struct task_struct *task);
 void vma_exchange_file(struct vm_area_struct *vma, struct file *file);
 int fullfork_copy_pending(struct task_struct *original, struct task_struct *p, bool whole);
 int fullfork_copy_timers(struct task_struct *original, struct task_struct *p,
 			 struct fullfork_isolation *isolation);
+bool fullfork_copies_timer(const struct sigqueue *q);
 void fullfork_copy_itimer(struct signal_struct *signal, struct signal_struct *copy);
 
 static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file)

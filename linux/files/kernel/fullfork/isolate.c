@@ -33,7 +33,9 @@
  * file of the original, which is what they asked for, and the copy is that of the
  * instant at which it was made under the lock of the object.  References are only
  * found where they are, so that the mistake that is possible is to share an object
- * because somebody had a look at it, and never to copy one that somebody keeps.
+ * because somebody had a look at it, and not to copy one that somebody keeps.  But
+ * who had a socket during 1, received a file from it, and closed the socket before 2
+ * has a file whose count is the same.
  *
  * All may fail up to the end of step 4, and leaves nothing but copies that nobody
  * has seen; nothing waits for a member.
@@ -71,6 +73,7 @@ struct isolated_ref {
  * struct isolated_object - an object that files refer to
  * @node: in the hash table
  * @list: in &fullfork_isolation.objects
+ * @todo: among those that may be external, or empty
  * @object: its address
  * @files: those that were found
  * @refs: what it holds itself, as it was when it was looked at
@@ -81,6 +84,7 @@ struct isolated_ref {
 struct isolated_object {
 	struct hlist_node	node;
 	struct list_head	list;
+	struct list_head	todo;
 	const void		*object;
 	struct list_head	files;
 	struct list_head	refs;
@@ -124,6 +128,7 @@ struct isolated_file {
  * @objects: what they refer to
  * @owner: the member for which is searched, or copied
  * @holder: the object in which is searched, or NULL
+ * @nr_files: number of @files
  * @bits: size of the hash tables
  * @file_table: of files
  * @object_table: of objects
@@ -134,6 +139,7 @@ struct fullfork_isolation {
 	struct list_head	objects;
 	struct fullfork_member	*owner;
 	struct isolated_object	*holder;
+	unsigned int		nr_files;
 	unsigned int		bits;
 	struct hlist_head	*file_table;
 	struct hlist_head	*object_table;
@@ -230,6 +236,7 @@ static struct isolated_object *get_object(struct fullfork_isolation *isolation,
 		return ERR_PTR(-ENOMEM);
 	o->object = object;
 	o->nr_files = nr_files;
+	INIT_LIST_HEAD(&o->todo);
 	INIT_LIST_HEAD(&o->files);
 	INIT_LIST_HEAD(&o->refs);
 	hlist_add_head(&o->node, bucket);
@@ -265,7 +272,41 @@ static struct isolated_file *add_file(struct fullfork_isolation *isolation,
 	}
 	hlist_add_head(&f->node, &isolation->file_table[hash_ptr(file, isolation->bits)]);
 	list_add_tail(&f->list, &isolation->files);
+	isolation->nr_files++;
 	return f;
+}
+
+static int alloc_tables(struct fullfork_isolation *isolation, unsigned int bits)
+{
+	struct hlist_head *tables;
+
+	tables = kvcalloc(2UL << bits, sizeof(struct hlist_head), GFP_KERNEL_ACCOUNT);
+	if (!tables)
+		return -ENOMEM;
+	kvfree(isolation->file_table);
+	isolation->bits = bits;
+	isolation->file_table = tables;
+	isolation->object_table = tables + (1UL << bits);
+	return 0;
+}
+
+/* How many there are in messages is known when they are found. */
+static int grow_tables(struct fullfork_isolation *isolation)
+{
+	struct isolated_object *o;
+	struct isolated_file *f;
+
+	if (isolation->nr_files >> isolation->bits < 2)
+		return 0;
+	if (alloc_tables(isolation, isolation->bits + 2))
+		return -ENOMEM;
+	list_for_each_entry(f, &isolation->files, list)
+		hlist_add_head(&f->node,
+			       &isolation->file_table[hash_ptr(f->file, isolation->bits)]);
+	list_for_each_entry(o, &isolation->objects, list)
+		hlist_add_head(&o->node,
+			       &isolation->object_table[hash_ptr(o->object, isolation->bits)]);
+	return 0;
 }
 
 static int add_ref(struct isolated_object *holder, struct isolated_file *f)
@@ -292,6 +333,8 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 
 	if (!can_be_copied(file))
 		return 0;
+	if (grow_tables(isolation))
+		return -ENOMEM;
 	f = find_file(isolation, file) ?: add_file(isolation, file);
 	if (IS_ERR(f))
 		return PTR_ERR(f);
@@ -480,6 +523,9 @@ static int find_files(struct fullfork_isolation *isolation)
 
 	/* The list grows while it is walked. */
 	list_for_each_entry(f, &isolation->files, list) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
 		if (!f->object || !f->ops->scan)
 			continue;
 		isolation->owner = f->owner;
@@ -492,18 +538,18 @@ static int find_files(struct fullfork_isolation *isolation)
 	return 0;
 }
 
-/* Does anybody else hold it, or expect signals from it? */
+/* Does anybody else hold it, or expect signals from it, now or when it has an owner? */
 static bool is_held_outside(struct isolated_file *f)
 {
 	/* But for our own. */
 	f->count = file_count(f->file) - 1;
-	return f->count != f->nr_refs || READ_ONCE(f->file->f_owner);
+	return f->count != f->nr_refs || READ_ONCE(f->file->f_owner) ||
+	       (READ_ONCE(f->file->f_flags) & FASYNC);
 }
 
 static bool is_external(struct isolated_object *o)
 {
 	struct isolated_file *f;
-
 	bool held = false;
 
 	/* All are looked at, for what is reported. */
@@ -513,29 +559,38 @@ static bool is_external(struct isolated_object *o)
 }
 
 /* What it holds can be had from outside. */
-static void set_external(struct isolated_object *o)
+static void set_external(struct isolated_object *o, struct list_head *todo)
 {
+	struct isolated_object *held;
 	struct isolated_ref *ref;
 
 	o->external = true;
-	list_for_each_entry(ref, &o->refs, list)
+	list_for_each_entry(ref, &o->refs, list) {
 		ref->file->nr_refs--;
+		held = ref->file->object;
+		if (held && !held->external && list_empty(&held->todo))
+			list_add_tail(&held->todo, todo);
+	}
 }
 
-static void find_external(struct fullfork_isolation *isolation)
+/* Each is looked at once, and again when somebody else has what holds it. */
+static int find_external(struct fullfork_isolation *isolation)
 {
 	struct isolated_object *o;
-	bool found;
+	LIST_HEAD(todo);
 
-	do {
-		found = false;
-		list_for_each_entry(o, &isolation->objects, list) {
-			if (o->external || !is_external(o))
-				continue;
-			set_external(o);
-			found = true;
-		}
-	} while (found);
+	list_for_each_entry(o, &isolation->objects, list)
+		list_add_tail(&o->todo, &todo);
+	while (!list_empty(&todo)) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		o = list_first_entry(&todo, struct isolated_object, todo);
+		list_del_init(&o->todo);
+		if (is_external(o))
+			set_external(o, &todo);
+		cond_resched();
+	}
+	return 0;
 }
 
 static bool is_internal(const struct isolated_file *f)
@@ -543,23 +598,26 @@ static bool is_internal(const struct isolated_file *f)
 	return f->object && !f->object->external;
 }
 
-/* The copy is made with the rights, and at the cost, of those who have the file. */
+/* The copy is made with the rights, and at the cost, of one who has the file. */
 struct isolate_scope {
 	struct mem_cgroup	*memcg;
 	struct mem_cgroup	*old_memcg;
+	const struct cred	*cred;
 	const struct cred	*old_cred;
 };
 
-static void enter_scope(struct isolate_scope *scope, struct isolated_file *f)
+static void enter_scope(struct isolate_scope *scope, struct fullfork_member *m)
 {
-	scope->memcg = get_mem_cgroup_from_mm(f->owner->original->mm);
+	scope->memcg = get_mem_cgroup_from_mm(m->original->mm);
 	scope->old_memcg = set_active_memcg(scope->memcg);
-	scope->old_cred = override_creds(f->file->f_cred);
+	scope->cred = get_task_cred(m->original);
+	scope->old_cred = override_creds(scope->cred);
 }
 
 static void leave_scope(struct isolate_scope *scope)
 {
 	revert_creds(scope->old_cred);
+	put_cred(scope->cred);
 	set_active_memcg(scope->old_memcg);
 	mem_cgroup_put(scope->memcg);
 }
@@ -576,6 +634,11 @@ static int set_copy(struct isolated_file *f, struct file *copy)
 	copy->f_iocb_flags = f->file->f_iocb_flags;
 	copy->f_pos = f->file->f_pos;
 	copy->f_mode |= FMODE_FULLFORK_COPIED;
+	/* What it may is up to who opened the original's. */
+	if (copy->f_cred != f->file->f_cred) {
+		put_cred(copy->f_cred);
+		copy->f_cred = get_cred(f->file->f_cred);
+	}
 	f->copy = copy;
 	return 0;
 }
@@ -585,7 +648,7 @@ static int copy_file(struct isolated_file *f, struct file *first)
 	struct file *file = f->file, *copy;
 	struct isolate_scope scope;
 
-	enter_scope(&scope, f);
+	enter_scope(&scope, f->owner);
 	copy = f->ops->copy(file, first);
 	leave_scope(&scope);
 	return set_copy(f, copy);
@@ -599,8 +662,12 @@ static int copy_object(struct isolated_object *o)
 	list_for_each_entry(f, &o->files, object_node) {
 		if (!f->ops->copy)
 			continue;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
 		err = copy_file(f, first ? first->copy : NULL);
-		if (err)
+		/* The first one may say that it has to be shared. */
+		if (err || o->external)
 			return err;
 		first = first ?: f;
 	}
@@ -614,8 +681,11 @@ static int link_file(struct fullfork_isolation *isolation, struct isolated_file 
 
 	if (f->linked || !f->copy || !f->ops->link)
 		return 0;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	cond_resched();
 	f->linked = true;
-	enter_scope(&scope, f);
+	enter_scope(&scope, f->owner);
 	err = f->ops->link(f->file, f->copy, isolation);
 	leave_scope(&scope);
 	return err;
@@ -660,14 +730,10 @@ static struct fullfork_isolation *alloc_isolation(unsigned int nr)
 		return NULL;
 	INIT_LIST_HEAD(&isolation->files);
 	INIT_LIST_HEAD(&isolation->objects);
-	isolation->bits = ilog2(nr | 1) + 1;
-	isolation->file_table = kvcalloc(2UL << isolation->bits, sizeof(struct hlist_head),
-					 GFP_KERNEL_ACCOUNT);
-	if (!isolation->file_table) {
+	if (alloc_tables(isolation, ilog2(nr | 1) + 1)) {
 		kfree(isolation);
 		return NULL;
 	}
-	isolation->object_table = isolation->file_table + (1UL << isolation->bits);
 	return isolation;
 }
 
@@ -714,11 +780,8 @@ int fullfork_isolate(struct fullfork *op)
 		return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
 	op->isolation->op = op;
 
-	err = find_files(op->isolation);
-	if (!err) {
-		find_external(op->isolation);
-		err = copy_objects(op->isolation);
-	}
+	err = find_files(op->isolation) ?: find_external(op->isolation) ?:
+	      copy_objects(op->isolation);
 	if (err)
 		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
 	return 0;
@@ -795,14 +858,27 @@ struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, 
 	return find_file(isolation, file)->owner->replica;
 }
 
+/* Of a process whose leader may be one of the threads that are not copied. */
+static struct fullfork_member *find_leader(struct fullfork *op, struct task_struct *leader)
+{
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &op->groups, node)
+		if (g->signal == leader->signal)
+			return g->leader;
+	return NULL;
+}
+
 /**
  * fullfork_replica_pid() - who is meant in what was copied
  * @isolation: what was copied, with all replicas prepared
  * @pid: a task, or NULL
+ * @type: PIDTYPE_PID, it stands for a thread; PIDTYPE_TGID, for a process
  *
- * Return: its replica if it was copied, else @pid itself.
+ * Return: its replica; NULL if it was not copied.
  */
-struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid)
+struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid,
+				 enum pid_type type)
 {
 	struct fullfork_member *m = NULL;
 	struct task_struct *original;
@@ -811,7 +887,9 @@ struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pi
 	original = pid ? pid_task(pid, PIDTYPE_PID) : NULL;
 	if (original)
 		m = fullfork_find_member(isolation->op, original);
-	return m ? task_pid(m->replica) : pid;
+	if (original && !m && type == PIDTYPE_TGID && pid_has_task(pid, PIDTYPE_TGID))
+		m = find_leader(isolation->op, original);
+	return m ? task_pid(m->replica) : NULL;
 }
 
 static int remake_file(struct fullfork_isolation *isolation, struct isolated_file *f)
@@ -819,7 +897,7 @@ static int remake_file(struct fullfork_isolation *isolation, struct isolated_fil
 	struct isolate_scope scope;
 	struct file *copy;
 
-	enter_scope(&scope, f);
+	enter_scope(&scope, f->owner);
 	copy = f->ops->remake(f->file, isolation);
 	leave_scope(&scope);
 	return set_copy(f, copy);
@@ -862,7 +940,7 @@ static int copy_locks(struct fullfork_isolation *isolation)
 	list_for_each_entry(f, &isolation->files, list) {
 		if (!locks_inode_context(file_inode(f->file)))
 			continue;
-		enter_scope(&scope, f);
+		enter_scope(&scope, f->owner);
 		err = fullfork_copy_locks(isolation->op, f->file, f->copy, f->owner->replica);
 		leave_scope(&scope);
 		if (err)
@@ -871,9 +949,47 @@ static int copy_locks(struct fullfork_isolation *isolation)
 	return 0;
 }
 
+/* Those of processes, on files that were not looked for. */
+static int copy_locks_on_others(struct fullfork_isolation *isolation, struct fullfork_member *m)
+{
+	struct files_struct *files = own_files(m);
+	struct isolate_scope scope;
+	struct fdtable *fdt;
+	struct file *file;
+	unsigned int fd;
+	int err = 0;
+
+	if (!files)
+		return 0;
+	fdt = quiesced_fdtable(files);
+	enter_scope(&scope, m);
+	for (fd = 0; !err && (file = next_file(fdt, &fd)); fd++) {
+		if (!S_ISREG(file_inode(file)->i_mode) || !locks_inode_context(file_inode(file)) ||
+		    find_file(isolation, file))
+			continue;
+		err = fatal_signal_pending(current) ? -EINTR :
+		      fullfork_copy_locks(isolation->op, file, NULL, m->replica);
+	}
+	leave_scope(&scope);
+	return err;
+}
+
+static int copy_all_locks(struct fullfork_isolation *isolation)
+{
+	int err = copy_locks(isolation);
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &isolation->op->groups, node)
+		list_for_each_entry(m, &g->members, node)
+			err = err ?: copy_locks_on_others(isolation, m);
+	return err;
+}
+
 /* What is pending, and what will be.  The first member stands for its process. */
 static int copy_signals(struct fullfork *op)
 {
+	struct isolate_scope scope;
 	struct fullfork_group *g;
 	int err = 0;
 
@@ -884,10 +1000,12 @@ static int copy_signals(struct fullfork *op)
 		list_for_each_entry(m, &g->members, node) {
 			if (fullfork_has_exited(m))
 				continue;
+			enter_scope(&scope, m);
 			if (whole)
 				err = fullfork_copy_timers(m->original, m->replica, op->isolation);
 			if (!err)
 				err = fullfork_copy_pending(m->original, m->replica, whole);
+			leave_scope(&scope);
 			if (err)
 				return err;
 			whole = false;
@@ -916,7 +1034,7 @@ int fullfork_link_isolation(struct fullfork *op)
 		exchange_remade(op);
 	list_for_each_entry(f, &isolation->files, list)
 		err = err ?: link_file(isolation, f);
-	err = err ?: copy_locks(isolation);
+	err = err ?: copy_all_locks(isolation);
 	err = err ?: copy_signals(op);
 	if (err)
 		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);

@@ -278,10 +278,13 @@ void __fullfork_come_back(struct kernel_clone_args *args)
 static void set_away(bool away)
 {
 	guard(spinlock_irq)(fullfork_siglock(current));
-	if (away)
+	if (away) {
 		current->jobctl |= JOBCTL_SFORK;
-	else
-		current->jobctl &= ~JOBCTL_SFORK;
+		return;
+	}
+	current->jobctl &= ~JOBCTL_SFORK;
+	/* What has waited for it. */
+	recalc_sigpending();
 }
 
 /**

@@ -4,6 +4,7 @@
  * the copies.
  */
 #include "fullfork_isolate.h"
+#include "fullfork_fuse.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -337,6 +338,72 @@ TEST_F(epoll, wakes_a_thread_of_its_own_side)
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_EQ(1, report->slot[1].recorded);
 	EXPECT_EQ(1, report->slot[2].recorded);
+}
+
+/* One file, with nothing to read. */
+static void serve_file(const struct fuse_in_header *in)
+{
+	struct fuse_entry_out entry = {
+		.nodeid = 2,
+		.attr = { .ino = 2, .mode = S_IFREG | 0600, .nlink = 1 },
+	};
+	struct fuse_open_out open = { .fh = 1 };
+	struct fuse_poll_out poll = {};
+
+	switch (in->opcode) {
+	case FUSE_LOOKUP:
+		answer_request(in, 0, &entry, sizeof(entry));
+		break;
+	case FUSE_OPEN:
+		answer_request(in, 0, &open, sizeof(open));
+		break;
+	case FUSE_POLL:
+		answer_request(in, 0, &poll, sizeof(poll));
+		break;
+	case FUSE_FLUSH:
+	case FUSE_RELEASE:
+		answer_request(in, 0, NULL, 0);
+		break;
+	case FUSE_INTERRUPT:
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+		break;
+	default:
+		answer_request(in, -EIO, NULL, 0);
+	}
+}
+
+static void *serve_in_thread(void *unused)
+{
+	const struct fuse_in_header *in;
+
+	for (;;) {
+		in = read_request();
+		if (in)
+			serve_file(in);
+	}
+	return NULL;
+}
+
+/* To poll() is to ask the server, who is a member, and does not answer now. */
+TEST_F(epoll, is_shared_if_it_asks_a_server)
+{
+	char path[64];
+	pthread_t thread;
+	int file;
+
+	require_root(_metadata, "FUSE");
+	mount_fuse(_metadata);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, serve_in_thread, NULL));
+	snprintf(path, sizeof(path), "%s/file", fuse_dir);
+	file = open(path, O_RDWR);
+	ASSERT_LE(0, file);
+	ASSERT_EQ(0, watch(self->ep, file, EPOLLIN, 1));
+	ASSERT_EQ(0, watch(self->ep, self->pipe[0], EPOLLIN, 2));
+	isolate_and_pass(_metadata, 0, see_shared, self);
+	EXPECT_TRUE(put_byte(self->pipe[1]));
+	EXPECT_EQ(2, ready(self->ep));
+	unmount_fuse();
 }
 
 TEST_HARNESS_MAIN

@@ -6,6 +6,7 @@
 #include "fullfork_isolate.h"
 
 #include <sys/file.h>
+#include <sys/mount.h>
 
 #define SIZE 100
 
@@ -247,6 +248,36 @@ TEST_F(lock, of_flock_for_writing_is_shared)
 {
 	ASSERT_EQ(0, flock(self->fd, LOCK_EX));
 	expect_shared_lock(_metadata, self, is_flocked);
+}
+
+/* A file system whose files are not opened once more. */
+TEST_F(lock, of_a_process_is_copied_where_files_are_shared)
+{
+	char dir[] = "/tmp/fullfork.XXXXXX", path[64];
+	pid_t holder = 0;
+
+	require_root(_metadata, "a mount of its own");
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	ASSERT_NE(NULL, mkdtemp(dir));
+	ASSERT_EQ(0, mount("fullfork", dir, "ramfs", 0, NULL));
+	snprintf(path, sizeof(path), "%s/file", dir);
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, close(other));
+	self->fd = open(path, O_RDWR | O_CREAT, 0600);
+	ASSERT_LE(0, self->fd);
+	other = open(path, O_RDWR);
+	ASSERT_LE(0, other);
+	ASSERT_EQ(0, umount2(dir, MNT_DETACH));
+	ASSERT_EQ(0, rmdir(dir));
+
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_RDLCK, 10, 10));
+	start_staying(_metadata, self);
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_UNLCK, 0, 0));
+	EXPECT_TRUE(is_locked(19, 1, &holder));
+	EXPECT_EQ(self->replica, holder);
+	end_staying(_metadata, self);
+	EXPECT_FALSE(is_locked_anywhere());
 }
 
 TEST_HARNESS_MAIN

@@ -535,15 +535,22 @@ TEST_F(mqueue, is_charged_to_its_user)
 	EXPECT_TRUE(gives(self->mq, 1, 5000, 0));
 }
 
-/* Not to who has it now, and has none. */
-TEST_F(mqueue, is_charged_to_who_opened_it)
+/* Not to who opened it. */
+TEST_F(mqueue, is_charged_to_who_has_it)
 {
+	long pid;
+
 	become_user(_metadata, self);
 	set_limit(_metadata, 3);
 	ASSERT_EQ(0, seteuid(0));
 	ASSERT_EQ(0, setresuid(USER + 1, USER + 1, 0));
 	ASSERT_TRUE(can_have_another(self));
-	expect_limit(_metadata);
+	pid = isolate(_metadata, 0, wait_and_pass, NULL);
+	EXPECT_FALSE(can_have_another(self));
+	EXPECT_EQ(EMFILE, errno);
+	give_turn();
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(can_have_another(self));
 }
 
 static void copy_from_outside(struct __test_metadata *_metadata, pid_t child, bool fits)

@@ -128,4 +128,44 @@ TEST_F(pidfd, may_be_of_the_caller_itself)
 	EXPECT_EQ(getpid(), pid_of(fds[0]));
 }
 
+static int see_self_alone(void *arg)
+{
+	int *fd = arg;
+
+	replica_assert_fdinfo("copied", *fd);
+	replica_assert_eq(syscall(__NR_getpid), pid_of(*fd));
+	return REPLICA_PASS;
+}
+
+/* With a table of its own, which nobody has who is not copied. */
+static void *copy_alone(void *unused)
+{
+	struct fullfork_args args = {
+		.flags = CLONE_SUBTREE | CLONE_ISOLATE,
+		.exit_signal = SIGCHLD,
+	};
+	int fd;
+
+	if (unshare(CLONE_FILES))
+		return NULL;
+	fd = sys_pidfd_open(getpid());
+	return (void *)replica_main(sys_clone3(&args, sizeof(args)), see_self_alone, &fd);
+}
+
+/* Copied is another thread than the one that has the PID of the process. */
+TEST_F(pidfd, may_be_of_the_process_of_the_caller)
+{
+	pthread_t thread;
+	siginfo_t info;
+	void *pid;
+
+	/* As a zombie it is copied, too, and in nobody's way. */
+	ASSERT_EQ(0, kill(self->child, SIGKILL));
+	ASSERT_EQ(0, waitid(P_PID, self->child, &info, WEXITED | WNOWAIT));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, copy_alone, NULL));
+	ASSERT_EQ(0, pthread_join(thread, &pid));
+	ASSERT_LT(0, (long)pid);
+	expect_pass(_metadata, (long)pid);
+}
+
 TEST_HARNESS_MAIN

@@ -492,4 +492,65 @@ TEST_F(pipe, is_read_by_a_thread_on_each_side)
 	EXPECT_EQ(1, report->slot[2].recorded);
 }
 
+/* A page that both have, and that is the last one of another pipe afterwards. */
+static bool move_and_append(FIXTURE_DATA(pipe) *self, const char *text)
+{
+	return splice(self->ends[0], NULL, self->fds[1], NULL, strlen(TEXT), 0) ==
+	       strlen(TEXT) && write(self->fds[1], text, strlen(text)) == strlen(text);
+}
+
+static int append_to_moved(void *arg)
+{
+	FIXTURE_DATA(pipe) *self = arg;
+
+	replica_assert(move_and_append(self, "replica"));
+	store(&report->word[WORD_FREE], 1);
+	wait_turn();
+	replica_assert(gives(self->fds[0], TEXT "replica"));
+	return REPLICA_PASS;
+}
+
+TEST_F(pipe, takes_what_is_appended_to_a_page_that_was_moved)
+{
+	size_t page = getpagesize();
+	char *more = calloc(1, page);
+	long pid;
+
+	ASSERT_EQ(0, pipe2(self->fds, O_NONBLOCK));
+	put(_metadata, self->ends[1], TEXT);
+	ASSERT_EQ(page, write(self->ends[1], more, page));
+	free(more);
+	pid = isolate(_metadata, 0, append_to_moved, self);
+	ASSERT_TRUE(wait_until(load(&report->word[WORD_FREE]), DEADLINE));
+	EXPECT_TRUE(move_and_append(self, "original"));
+	give_turn();
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(gives(self->fds[0], TEXT "original"));
+}
+
+/* Who gets the signals is said later. */
+TEST_F(pipe, is_shared_if_it_is_to_send_signals)
+{
+	ASSERT_EQ(0, fcntl(self->ends[0], F_SETFL, O_NONBLOCK | O_ASYNC));
+	put(_metadata, self->ends[1], TEXT);
+	isolate_and_pass(_metadata, 0, take_text, self);
+	EXPECT_TRUE(is_empty(self->ends[0]));
+}
+
+/* Not to root, who has made it, and whom no limit stops. */
+TEST_F(pipe, is_charged_to_who_has_it)
+{
+	char old[32];
+	long ret;
+
+	require_root(_metadata, "limits of another user");
+	ASSERT_LT(0, read_file(HARD_LIMIT, old, sizeof(old)));
+	ASSERT_EQ(0, write_file(HARD_LIMIT, "1"));
+	ASSERT_EQ(0, setresuid(12345, 12345, 0));
+	ret = replica_main(full_fork(CLONE_ISOLATE), pass, NULL);
+	ASSERT_EQ(0, seteuid(0));
+	ASSERT_EQ(0, write_file(HARD_LIMIT, old));
+	EXPECT_EQ(-EAGAIN, ret);
+}
+
 TEST_HARNESS_MAIN

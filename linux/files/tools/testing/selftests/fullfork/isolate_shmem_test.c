@@ -5,6 +5,12 @@
  */
 #include "fullfork_isolate.h"
 
+#include <linux/io_uring.h>
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
 #define PAGES 64
 #define FAR_AWAY (1UL << 30)
 
@@ -343,6 +349,75 @@ TEST_F(shmem, is_copied_at_one_instant)
 	}
 	store(&first[1], 1);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
+}
+
+/* fork() copies page tables where there are guard regions: not those of the file. */
+static int see_guarded(void *arg)
+{
+	FIXTURE_DATA(shmem) *self = arg;
+	size_t page = getpagesize();
+
+	wait_turn();
+	replica_assert(is_pattern(self->mem, page));
+	memset(self->mem, 'r', page);
+	replica_assert_eq(-1, write(self->fd, self->mem + page, 1));
+	replica_assert_eq(EFAULT, errno);
+	return REPLICA_PASS;
+}
+
+TEST_F(shmem, may_have_guard_regions)
+{
+	size_t i, page = getpagesize();
+	long pid;
+
+	fill_pattern(self->mem, page);
+	ASSERT_EQ(0, madvise(self->mem + page, page, MADV_GUARD_INSTALL));
+	pid = isolate(_metadata, 0, see_guarded, self);
+	memset(self->mem, 'o', page);
+	give_turn();
+	expect_pass(_metadata, pid);
+	for (i = 0; i < page; i++)
+		ASSERT_EQ('o', self->mem[i]);
+}
+
+/* Has pages, and neither a descriptor nor a mapping. */
+static void pin_as_child(FIXTURE_DATA(shmem) *self)
+{
+	struct io_uring_params params = {};
+	struct iovec iov = { self->mem, getpagesize() };
+	int ring = syscall(__NR_io_uring_setup, 1, &params);
+
+	close_all_but(ring);
+	if (ring < 0 ||
+	    syscall(__NR_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1) ||
+	    munmap(self->mem, self->size))
+		_exit(1);
+	store(&report->word[WORD_OUTSIDER], 1);
+	for (;;)
+		pause();
+}
+
+static int change_pinned(void *arg)
+{
+	FIXTURE_DATA(shmem) *self = arg;
+
+	self->mem[0] = 'r';
+	return REPLICA_PASS;
+}
+
+TEST_F(shmem, is_shared_if_it_is_pinned)
+{
+	pid_t child;
+
+	self->mem[0] = 'o';
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child)
+		pin_as_child(self);
+	ASSERT_TRUE(wait_until(load(&report->word[WORD_OUTSIDER]), DEADLINE));
+	isolate_and_pass(_metadata, 0, change_pinned, self);
+	EXPECT_EQ('r', self->mem[0]);
+	end_outsider(_metadata, child);
 }
 
 TEST_HARNESS_MAIN

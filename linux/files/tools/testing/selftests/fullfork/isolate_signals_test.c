@@ -222,20 +222,29 @@ TEST_F(signals, come_again_from_setitimer)
 	EXPECT_EQ(REPLICA_PASS, see_alarms(self));
 }
 
-static void make_timer(struct __test_metadata *_metadata, FIXTURE_DATA(signals) *self,
-		       long msec, long interval_msec)
+/* @notify: the process, or its first thread */
+static void create_timer(struct __test_metadata *_metadata, FIXTURE_DATA(signals) *self,
+			 clockid_t clock, int notify)
 {
 	struct sigevent event = {
-		.sigev_notify = SIGEV_SIGNAL,
+		.sigev_notify = notify,
 		.sigev_signo = SIG_TIMER,
 		.sigev_value.sival_int = 77,
 	};
+
+	event._sigev_un._tid = getpid();
+	ASSERT_EQ(0, timer_create(clock, &event, &self->timer));
+}
+
+static void make_timer(struct __test_metadata *_metadata, FIXTURE_DATA(signals) *self,
+		       long msec, long interval_msec)
+{
 	struct itimerspec spec = {
 		.it_value = { msec / 1000, msec % 1000 * 1000000 },
 		.it_interval = { interval_msec / 1000, interval_msec % 1000 * 1000000 },
 	};
 
-	ASSERT_EQ(0, timer_create(CLOCK_MONOTONIC, &event, &self->timer));
+	create_timer(_metadata, self, CLOCK_MONOTONIC, SIGEV_SIGNAL);
 	ASSERT_EQ(0, timer_settime(self->timer, 0, &spec, NULL));
 }
 
@@ -273,6 +282,117 @@ TEST_F(signals, come_from_a_timer_that_is_over)
 			       DEADLINE));
 	isolate_and_pass(_metadata, 0, see_timer, self);
 	EXPECT_EQ(SIG_TIMER, take(&self->set, &info, 0));
+}
+
+/* A signal that the original does not get any more, either. */
+TEST_F(signals, do_not_come_from_a_timer_that_was_stopped)
+{
+	struct itimerspec never = {};
+	sigset_t pending;
+
+	make_timer(_metadata, self, 1, 0);
+	ASSERT_TRUE(wait_until(!sigpending(&pending) && sigismember(&pending, SIG_TIMER),
+			       DEADLINE));
+	ASSERT_EQ(0, timer_settime(self->timer, 0, &never, NULL));
+	isolate_and_pass(_metadata, 0, see_none, self);
+}
+
+/* CPU time starts anew, but what it has sent is there. */
+static int see_signal_of_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec;
+	siginfo_t info;
+
+	replica_assert_eq(SIG_TIMER, take(&self->set, &info, 0));
+	replica_assert_eq(SI_TIMER, info.si_code);
+	replica_assert_eq(77, info.si_value.sival_int);
+	replica_assert_eq(-1, take(&self->set, &info, 0));
+	replica_assert_eq(-1, timer_gettime(self->timer, &spec));
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, come_from_a_timer_that_is_not_copied)
+{
+	struct itimerspec spec = { .it_value.tv_nsec = 1 };
+	siginfo_t info;
+	sigset_t pending;
+
+	create_timer(_metadata, self, CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL);
+	ASSERT_EQ(0, timer_settime(self->timer, 0, &spec, NULL));
+	ASSERT_TRUE(wait_until(!sigpending(&pending) && sigismember(&pending, SIG_TIMER),
+			       DEADLINE));
+	isolate_and_pass(_metadata, 0, see_signal_of_timer, self);
+	EXPECT_EQ(SIG_TIMER, take(&self->set, &info, 0));
+	EXPECT_EQ(77, info.si_value.sival_int);
+}
+
+/* Copied is one thread, which does not lead the process. */
+struct lone {
+	FIXTURE_DATA(signals) *self;
+	int (*fn)(void *arg);
+	long pid;
+};
+
+static void *copy_alone(void *arg)
+{
+	struct fullfork_args args = {
+		.flags = CLONE_SUBTREE | CLONE_ISOLATE,
+		.exit_signal = SIGCHLD,
+	};
+	struct lone *lone = arg;
+
+	lone->pid = replica_main(sys_clone3(&args, sizeof(args)), lone->fn, lone->self);
+	return NULL;
+}
+
+static void isolate_alone(struct __test_metadata *_metadata, FIXTURE_DATA(signals) *self,
+			  int (*fn)(void *arg))
+{
+	struct lone lone = { .self = self, .fn = fn };
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, copy_alone, &lone));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	ASSERT_LT(0, lone.pid);
+	expect_pass(_metadata, lone.pid);
+}
+
+static int start_own_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = { .it_value.tv_nsec = 1 };
+
+	replica_assert_eq(0, timer_settime(self->timer, 0, &spec, NULL));
+	return see_timer(arg);
+}
+
+TEST_F(signals, come_from_a_timer_where_the_leader_is_not_copied)
+{
+	siginfo_t info;
+
+	create_timer(_metadata, self, CLOCK_MONOTONIC, SIGEV_SIGNAL);
+	isolate_alone(_metadata, self, start_own_timer);
+	EXPECT_EQ(-1, take(&self->set, &info, 0));
+}
+
+static int see_no_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = { .it_value.tv_nsec = 1 };
+
+	replica_assert_eq(-1, timer_settime(self->timer, 0, &spec, NULL));
+	replica_assert_eq(EINVAL, errno);
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, do_not_come_from_a_timer_for_a_thread_that_is_not_copied)
+{
+	siginfo_t info;
+
+	create_timer(_metadata, self, CLOCK_MONOTONIC, SIGEV_THREAD_ID);
+	isolate_alone(_metadata, self, see_no_timer);
+	EXPECT_EQ(-1, take(&self->set, &info, 0));
 }
 
 static int see_ticks(void *arg)
