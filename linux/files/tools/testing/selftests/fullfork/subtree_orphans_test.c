@@ -114,7 +114,8 @@ TEST_F_GUARDED(tree, with_a_child_that_reaps_itself_keeps_that)
 
 	/* Its sibling does not. */
 	end_node(REPLICA, self->parent, 1);
-	EXPECT_EQ(SIGCHLD, ask(REPLICA, self->child, take_signal_now, SIGCHLD));
+	EXPECT_TRUE(wait_until(ask(REPLICA, self->child, take_signal_now, SIGCHLD) == SIGCHLD,
+			       DEADLINE));
 	EXPECT_EQ(1 << 8, ask(REPLICA, self->child, wait_now, self->parent));
 }
 
