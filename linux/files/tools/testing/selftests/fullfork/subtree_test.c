@@ -388,7 +388,8 @@ TEST_F_GUARDED(tree, is_unseen_by_originals)
 
 	/* They would have seen it. */
 	end_node(ORIGINAL, child, 1);
-	EXPECT_EQ(SIGCHLD, ask(ORIGINAL, parent, take_signal_now, SIGCHLD));
+	EXPECT_TRUE(wait_until(ask(ORIGINAL, parent, take_signal_now, SIGCHLD) == SIGCHLD,
+			       DEADLINE));
 	EXPECT_EQ(1 << 8, ask(ORIGINAL, parent, wait_now, child));
 }
 

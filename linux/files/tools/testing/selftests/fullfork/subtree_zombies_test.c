@@ -232,7 +232,8 @@ TEST_F_GUARDED(zombie, is_reported_by_no_signal)
 	self->child = tree_add(_metadata, REPLICA, self->parent, false, 0,
 			       SIGCHLD);
 	end_node(REPLICA, self->child, 1);
-	EXPECT_EQ(SIGCHLD, ask(REPLICA, self->parent, take_signal_now, SIGCHLD));
+	EXPECT_TRUE(wait_until(ask(REPLICA, self->parent, take_signal_now, SIGCHLD) == SIGCHLD,
+			       DEADLINE));
 }
 
 TEST_F_GUARDED(zombie, whose_parent_ends_is_adopted_in_the_replica)
