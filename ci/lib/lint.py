@@ -139,6 +139,9 @@ def lint_queue(results):
                     "\n   ".join(lines[:40]) if lines else "")
         results.add("subject at most 72: " + subject, len(subject) <= 72,
                     "%d characters" % len(subject))
+        author = queue_git.git("log", "-1", "--format=%an <%ae>", commit).strip()
+        results.add("author: " + subject, author == "%s <%s>" % queue_git.IDENT,
+                    author)
         trailer = re.search(
             r"^(Signed-off-by|Co-authored-by|Co-developed-by|Assisted-by):",
             queue_git.git("log", "-1", "--format=%B", commit), re.M)
