@@ -13,7 +13,6 @@
 
 struct fullfork_isolation;
 struct pid;
-struct signal_struct;
 struct sigqueue;
 struct task_struct;
 struct vm_area_struct;
@@ -97,7 +96,7 @@ int fullfork_copy_pending(struct task_struct *original, struct task_struct *p, b
 int fullfork_copy_timers(struct task_struct *original, struct task_struct *p,
 			 struct fullfork_isolation *isolation);
 bool fullfork_copies_timer(const struct sigqueue *q);
-void fullfork_copy_itimer(struct signal_struct *signal, struct signal_struct *copy);
+void fullfork_copy_itimers(struct task_struct *original, struct task_struct *p);
 
 static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file)
 {

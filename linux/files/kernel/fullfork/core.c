@@ -29,9 +29,10 @@
  *    Who has exited is copied by somebody near.  Replicas are visible but do not
  *    run.  All may fail; the first error is kept, and nobody starts after it.
  * 4. Commit, which cannot fail, or abort.  The caller lets the replicas of zombies
- *    exit, then starts all others; or it has members undo what they began, and
- *    all replicas killed before they run a user instruction.
- * 5. Release.  The caller lets the originals go on.
+ *    exit; or it has members undo what they began, and all replicas killed before
+ *    they run a user instruction.
+ * 5. Release.  The caller lets the originals go on, and then starts all replicas
+ *    but those of zombies: originals need not stand still for that.
  *
  * Who waits for whom: the caller for marked threads, then for members at work;
  * members for the caller.  A fatal signal ends every wait of step 1, and a member
@@ -65,6 +66,7 @@
 #include <linux/ptrace.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/sched/wake_q.h>
 #include <linux/tty.h>
 #include <trace/events/sched.h>
 #include <uapi/linux/pidfd.h>
@@ -344,11 +346,39 @@ static void start_zombies(struct fullfork *op)
 	}
 }
 
+/* Replicas are listed as what is to be woken: nobody else wakes a new task. */
+static void list_replicas(struct fullfork *op, struct wake_q_head *replicas)
+{
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &op->groups, node)
+		list_for_each_entry(m, &g->members, node)
+			if (!fullfork_has_exited(m))
+				wake_q_add(replicas, m->replica);
+}
+
+static void start_replicas(struct wake_q_head *replicas)
+{
+	struct wake_q_node *node = replicas->first;
+
+	while (node != WAKE_Q_TAIL) {
+		struct task_struct *p = container_of(node, struct task_struct, wake_q);
+
+		node = node->next;
+		/* It may be woken in another queue as soon as it runs. */
+		WRITE_ONCE(p->wake_q.next, NULL);
+		wake_up_new_task(p);
+		put_task_struct(p);
+	}
+}
+
 /* Nothing fails from here on. */
 static void fullfork_commit(struct fullfork *op, int event)
 {
 	struct fullfork_member *m;
 	struct fullfork_group *g;
+	DEFINE_WAKE_Q(replicas);
 
 	trace_fullfork_commit(op->root->leader->replica, op->nr_members);
 	fullfork_report_isolation(op);
@@ -369,16 +399,14 @@ static void fullfork_commit(struct fullfork *op, int event)
 	if (op->reaper)
 		wake_up_new_task(op->reaper);
 	start_zombies(op);
-	/* A replica that runs may create threads, so walk the members. */
-	list_for_each_entry(g, &op->groups, node)
-		list_for_each_entry(m, &g->members, node)
-			if (!fullfork_has_exited(m))
-				wake_up_new_task(m->replica);
+	list_replicas(op, &replicas);
 
 	fullfork_free_isolation(op);
 	fullfork_detach(op, &op->groups);
 	fullfork_release(op, &op->groups);
 	trace_fullfork_release(ktime_to_ns(ktime_sub(ktime_get(), op->start)));
+	/* Members are gone, with the stacks of originals. */
+	start_replicas(&replicas);
 }
 
 /* What a dying task would do that others could see. */

@@ -297,7 +297,7 @@ TEST_F(signals, do_not_come_from_a_timer_that_was_stopped)
 	isolate_and_pass(_metadata, 0, see_none, self);
 }
 
-/* CPU time starts anew, but what it has sent is there. */
+/* An alarm clock is not copied, but what it has sent is there. */
 static int see_signal_of_timer(void *arg)
 {
 	FIXTURE_DATA(signals) *self = arg;
@@ -318,7 +318,7 @@ TEST_F(signals, come_from_a_timer_that_is_not_copied)
 	siginfo_t info;
 	sigset_t pending;
 
-	create_timer(_metadata, self, CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL);
+	create_timer(_metadata, self, CLOCK_BOOTTIME_ALARM, SIGEV_SIGNAL);
 	ASSERT_EQ(0, timer_settime(self->timer, 0, &spec, NULL));
 	ASSERT_TRUE(wait_until(!sigpending(&pending) && sigismember(&pending, SIG_TIMER),
 			       DEADLINE));
@@ -436,6 +436,275 @@ TEST_F(signals, come_from_a_timer_of_its_own)
 	isolate_and_pass(_metadata, 0, see_time_left, self);
 	ASSERT_EQ(0, timer_gettime(self->timer, &spec));
 	EXPECT_LT(FAR - 2 * DEADLINE, spec.it_value.tv_sec);
+}
+
+/* CPU time, of a thread that makes no call but to look at it. */
+static void use_cpu_time(long msec)
+{
+	struct timespec ts;
+	long end;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	end = ts.tv_sec * 1000 + ts.tv_nsec / 1000000 + msec;
+	do {
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	} while (ts.tv_sec * 1000 + ts.tv_nsec / 1000000 < end);
+}
+
+static bool is_pending_after_work(int sig)
+{
+	sigset_t pending;
+
+	use_cpu_time(10);
+	return !sigpending(&pending) && sigismember(&pending, sig);
+}
+
+FIXTURE(cpu_timers)
+{
+	FIXTURE_DATA(signals) signals;
+};
+
+FIXTURE_VARIANT(cpu_timers)
+{
+	clockid_t clock;
+	int notify;
+};
+
+FIXTURE_VARIANT_ADD(cpu_timers, process)
+{
+	.clock = CLOCK_PROCESS_CPUTIME_ID,
+	.notify = SIGEV_SIGNAL,
+};
+
+FIXTURE_VARIANT_ADD(cpu_timers, thread)
+{
+	.clock = CLOCK_THREAD_CPUTIME_ID,
+	.notify = SIGEV_THREAD_ID,
+};
+
+FIXTURE_SETUP(cpu_timers)
+{
+	require_isolate(_metadata);
+	sigemptyset(&self->signals.set);
+	sigaddset(&self->signals.set, SIG_TIMER);
+	sigaddset(&self->signals.set, SIGVTALRM);
+	sigaddset(&self->signals.set, SIGPROF);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->signals.set, NULL));
+	create_timer(_metadata, &self->signals, variant->clock, variant->notify);
+	/* A replica has not used any. */
+	use_cpu_time(100);
+}
+
+FIXTURE_TEARDOWN(cpu_timers)
+{
+}
+
+static int see_cpu_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = {};
+
+	replica_assert_eq(0, timer_gettime(self->timer, &spec));
+	replica_assert(spec.it_value.tv_sec || spec.it_value.tv_nsec > 0);
+	replica_assert(spec.it_value.tv_sec == 0 && spec.it_value.tv_nsec <= 200000000);
+	replica_assert(wait_until(is_pending_after_work(SIG_TIMER), DEADLINE));
+	return see_timer(arg);
+}
+
+TEST_F(cpu_timers, expire_after_what_was_left)
+{
+	struct itimerspec spec = { .it_value.tv_nsec = 200000000 };
+
+	ASSERT_EQ(0, timer_settime(self->signals.timer, 0, &spec, NULL));
+	isolate_and_pass(_metadata, 0, see_cpu_timer, &self->signals);
+	EXPECT_EQ(REPLICA_PASS, see_cpu_timer(&self->signals));
+}
+
+/* The replica need not use any more. */
+TEST_F(cpu_timers, have_expired)
+{
+	struct itimerspec spec = { .it_value.tv_nsec = 1 };
+
+	ASSERT_EQ(0, timer_settime(self->signals.timer, 0, &spec, NULL));
+	ASSERT_TRUE(wait_until(is_pending_after_work(SIG_TIMER), DEADLINE));
+	isolate_and_pass(_metadata, 0, see_timer, &self->signals);
+	EXPECT_EQ(REPLICA_PASS, see_timer(&self->signals));
+}
+
+static int see_cpu_ticks(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	long ticks = 0;
+	siginfo_t info;
+
+	while (ticks < 20) {
+		replica_assert(wait_until(is_pending_after_work(SIG_TIMER), DEADLINE));
+		replica_assert_eq(SIG_TIMER, take(&self->set, &info, 0));
+		ticks += 1 + timer_getoverrun(self->timer);
+	}
+	return REPLICA_PASS;
+}
+
+TEST_F(cpu_timers, tick_on_both_sides)
+{
+	struct itimerspec spec = {
+		.it_value.tv_nsec = 5000000,
+		.it_interval.tv_nsec = 5000000,
+	};
+
+	ASSERT_EQ(0, timer_settime(self->signals.timer, 0, &spec, NULL));
+	isolate_and_pass(_metadata, 0, see_cpu_ticks, &self->signals);
+	EXPECT_EQ(REPLICA_PASS, see_cpu_ticks(&self->signals));
+}
+
+static int see_far_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = {};
+
+	replica_assert_eq(0, timer_gettime(self->timer, &spec));
+	replica_assert(spec.it_value.tv_sec >= FAR - 2 * DEADLINE);
+	/* Would be more by what the original had used. */
+	replica_assert(spec.it_value.tv_sec < FAR);
+	replica_assert_eq(9, spec.it_interval.tv_sec);
+	return REPLICA_PASS;
+}
+
+TEST_F(cpu_timers, know_what_is_left)
+{
+	struct itimerspec spec = { .it_value.tv_sec = FAR, .it_interval.tv_sec = 9 };
+
+	ASSERT_EQ(0, timer_settime(self->signals.timer, 0, &spec, NULL));
+	use_cpu_time(1);
+	isolate_and_pass(_metadata, 0, see_far_timer, &self->signals);
+	EXPECT_EQ(REPLICA_PASS, see_far_timer(&self->signals));
+}
+
+static int see_idle_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = {};
+
+	replica_assert_eq(0, timer_gettime(self->timer, &spec));
+	replica_assert(!spec.it_value.tv_sec && !spec.it_value.tv_nsec);
+	replica_assert(!is_pending_after_work(SIG_TIMER));
+	spec.it_value.tv_nsec = 1;
+	replica_assert_eq(0, timer_settime(self->timer, 0, &spec, NULL));
+	replica_assert(wait_until(is_pending_after_work(SIG_TIMER), DEADLINE));
+	return see_timer(arg);
+}
+
+TEST_F(cpu_timers, are_started_by_the_replica)
+{
+	isolate_and_pass(_metadata, 0, see_idle_timer, &self->signals);
+	EXPECT_FALSE(is_pending_after_work(SIG_TIMER));
+}
+
+FIXTURE(cpu_itimers)
+{
+	int which;
+	int sig;
+};
+
+FIXTURE_VARIANT(cpu_itimers)
+{
+	int which;
+	int sig;
+};
+
+FIXTURE_VARIANT_ADD(cpu_itimers, virtual)
+{
+	.which = ITIMER_VIRTUAL,
+	.sig = SIGVTALRM,
+};
+
+FIXTURE_VARIANT_ADD(cpu_itimers, prof)
+{
+	.which = ITIMER_PROF,
+	.sig = SIGPROF,
+};
+
+FIXTURE_SETUP(cpu_itimers)
+{
+	sigset_t set;
+
+	require_isolate(_metadata);
+	self->which = variant->which;
+	self->sig = variant->sig;
+	sigemptyset(&set);
+	sigaddset(&set, self->sig);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
+	use_cpu_time(200);
+}
+
+FIXTURE_TEARDOWN(cpu_itimers)
+{
+}
+
+static int see_far_itimer(void *arg)
+{
+	FIXTURE_DATA(cpu_itimers) *self = arg;
+	struct itimerval it;
+
+	replica_assert_eq(0, getitimer(self->which, &it));
+	replica_assert(it.it_value.tv_sec >= FAR - 2 * DEADLINE);
+	/* One tick is added; what the original had used is much more. */
+	replica_assert(it.it_value.tv_sec < FAR || it.it_value.tv_usec <= 10000);
+	replica_assert_eq(7, it.it_interval.tv_sec);
+	return REPLICA_PASS;
+}
+
+TEST_F(cpu_itimers, know_what_is_left)
+{
+	struct itimerval it = { .it_value.tv_sec = FAR, .it_interval.tv_sec = 7 };
+
+	ASSERT_EQ(0, setitimer(self->which, &it, NULL));
+	isolate_and_pass(_metadata, 0, see_far_itimer, self);
+	EXPECT_EQ(REPLICA_PASS, see_far_itimer(self));
+}
+
+static int see_itimer_ticks(void *arg)
+{
+	FIXTURE_DATA(cpu_itimers) *self = arg;
+	siginfo_t info;
+	sigset_t set;
+	int i;
+
+	sigemptyset(&set);
+	sigaddset(&set, self->sig);
+	for (i = 0; i < 5; i++) {
+		replica_assert(wait_until(is_pending_after_work(self->sig), DEADLINE));
+		replica_assert_eq(self->sig, take(&set, &info, 0));
+	}
+	return REPLICA_PASS;
+}
+
+TEST_F(cpu_itimers, tick_on_both_sides)
+{
+	struct itimerval it = { .it_value.tv_usec = 20000, .it_interval.tv_usec = 20000 };
+
+	ASSERT_EQ(0, setitimer(self->which, &it, NULL));
+	isolate_and_pass(_metadata, 0, see_itimer_ticks, self);
+	EXPECT_EQ(REPLICA_PASS, see_itimer_ticks(self));
+}
+
+TEST_F(cpu_itimers, are_not_there_without_the_flag)
+{
+	struct itimerval it = { .it_value.tv_sec = FAR };
+	struct fullfork_args args = {
+		.flags = CLONE_ALL_THREADS,
+		.exit_signal = SIGCHLD,
+	};
+	long pid;
+
+	ASSERT_EQ(0, setitimer(self->which, &it, NULL));
+	pid = sys_clone3(&args, sizeof(args));
+	if (!pid) {
+		getitimer(self->which, &it);
+		_exit(it.it_value.tv_sec ? 1 : REPLICA_PASS);
+	}
+	ASSERT_LT(0, pid);
+	expect_pass(_metadata, pid);
 }
 
 TEST_HARNESS_MAIN
