@@ -297,36 +297,6 @@ TEST_F(signals, do_not_come_from_a_timer_that_was_stopped)
 	isolate_and_pass(_metadata, 0, see_none, self);
 }
 
-/* An alarm clock is not copied, but what it has sent is there. */
-static int see_signal_of_timer(void *arg)
-{
-	FIXTURE_DATA(signals) *self = arg;
-	struct itimerspec spec;
-	siginfo_t info;
-
-	replica_assert_eq(SIG_TIMER, take(&self->set, &info, 0));
-	replica_assert_eq(SI_TIMER, info.si_code);
-	replica_assert_eq(77, info.si_value.sival_int);
-	replica_assert_eq(-1, take(&self->set, &info, 0));
-	replica_assert_eq(-1, timer_gettime(self->timer, &spec));
-	return REPLICA_PASS;
-}
-
-TEST_F(signals, come_from_a_timer_that_is_not_copied)
-{
-	struct itimerspec spec = { .it_value.tv_nsec = 1 };
-	siginfo_t info;
-	sigset_t pending;
-
-	create_timer(_metadata, self, CLOCK_BOOTTIME_ALARM, SIGEV_SIGNAL);
-	ASSERT_EQ(0, timer_settime(self->timer, 0, &spec, NULL));
-	ASSERT_TRUE(wait_until(!sigpending(&pending) && sigismember(&pending, SIG_TIMER),
-			       DEADLINE));
-	isolate_and_pass(_metadata, 0, see_signal_of_timer, self);
-	EXPECT_EQ(SIG_TIMER, take(&self->set, &info, 0));
-	EXPECT_EQ(77, info.si_value.sival_int);
-}
-
 /* Copied is one thread, which does not lead the process. */
 struct lone {
 	FIXTURE_DATA(signals) *self;
