@@ -12,6 +12,7 @@
 #include <linux/cgroup.h>
 #include <linux/cred.h>
 #include <linux/fullfork.h>
+#include <linux/fullfork_ipc.h>
 #include <linux/futex.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
@@ -155,7 +156,18 @@ static int copy_replica_namespaces(struct fullfork_place *place, struct task_str
 	return 0;
 }
 
-/* On error the caller drops @p->mm, but nothing of the namespaces. */
+/* The adjustments stay with the originals, as after fork(); who shares them does not. */
+static int copy_replica_semundo(struct fullfork_place *place, struct task_struct *p)
+{
+	struct task_struct *sib = place->siblings[FULLFORK_SYSVSEM];
+
+	/* A reaper or a zombie has none. */
+	if (!p->mm || !fullfork_semundo(to_member(place)->original))
+		return 0;
+	return fullfork_copy_semundo(p, sib == current ? NULL : sib);
+}
+
+/* On error the caller drops @p->mm and the undo list, but nothing of the namespaces. */
 int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 				    struct task_struct *p)
 {
@@ -167,6 +179,7 @@ int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 	if (p->mm && !(place->share_flags & CLONE_VM))
 		err = keep_mm_state(p->mm, current->mm) ?:
 		      fullfork_isolate_mm(to_member(place)->group->op, p->mm);
+	err = err ?: copy_replica_semundo(place, p);
 	return err ?: copy_replica_namespaces(place, p);
 }
 
