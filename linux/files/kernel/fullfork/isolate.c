@@ -813,6 +813,17 @@ void fullfork_isolate_files(struct fullfork *op, struct files_struct *files)
 	}
 }
 
+static void exchange_mapped(struct vm_area_struct *vma, struct file *copy)
+{
+	/* The original's mapping keeps it. */
+	struct file *file = vma->vm_file;
+	const struct fullfork_file_ops *ops = fullfork_file_ops(file);
+
+	vma_exchange_file(vma, copy);
+	if (ops && ops->mapped)
+		ops->mapped(file, copy);
+}
+
 /**
  * fullfork_isolate_mm() - exchange what was copied in the memory of a replica
  * @op: the operation
@@ -840,7 +851,7 @@ int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 		if (copy == vma->vm_file || (!(vma->vm_flags & VM_MAYSHARE) &&
 					     copy->f_mapping != vma->vm_file->f_mapping))
 			continue;
-		vma_exchange_file(vma, copy);
+		exchange_mapped(vma, copy);
 	}
 	mmap_write_unlock(mm);
 	return 0;
@@ -1092,6 +1103,8 @@ void fullfork_free_isolation(struct fullfork *op)
 	if (!isolation)
 		return;
 	list_for_each_entry_safe(f, next, &isolation->files, list) {
+		if (f->copy && f->ops->drop)
+			f->ops->drop(f->copy);
 		if (f->copy)
 			fput(f->copy);
 		fput(f->file);
