@@ -46,14 +46,24 @@ static inline void ipc_get_identity(const struct kern_ipc_perm *perm,
 	};
 }
 
-/* As ipc_addid(), of which @perm is locked if this returns zero. */
+/*
+ * As ipc_addid(), of which @perm is locked if this returns zero.  @keep_id: @ids is
+ * the copy of those that have the object that @perm is of a copy of.
+ */
 static inline int ipc_add_copy(struct ipc_ids *ids, struct kern_ipc_perm *perm,
-			       const struct ipc_identity *identity, int limit)
+			       const struct ipc_identity *identity, int limit, bool keep_id)
 {
 	int err;
 
 	perm->key = identity->key;
 	perm->mode = identity->mode;
+#ifdef CONFIG_CHECKPOINT_RESTORE
+	if (keep_id) {
+		ids->next_id = identity->id;
+		/* That of the original's may be less by now than what there is. */
+		limit = ipc_mni;
+	}
+#endif
 	err = ipc_addid(ids, perm, limit);
 	if (err < 0)
 		return err;
@@ -72,5 +82,18 @@ static inline void ipc_replace_pid(struct pid **pos, struct fullfork_isolation *
 	if (replica)
 		ipc_update_pid(pos, replica);
 }
+
+/* Each kind: make what @from has with @id in @to, under the same ID. */
+int fullfork_copy_sem(struct ipc_namespace *from, int id, struct ipc_namespace *to);
+int fullfork_copy_msg(struct ipc_namespace *from, int id, struct ipc_namespace *to);
+int fullfork_copy_shm(struct ipc_namespace *from, int id, struct ipc_namespace *to);
+
+/* Each kind: let it refer to replicas, as the original's does to members. */
+int fullfork_link_sem(struct ipc_namespace *from, int id, struct ipc_namespace *to,
+		      struct fullfork_isolation *isolation);
+int fullfork_link_msg(struct ipc_namespace *from, int id, struct ipc_namespace *to,
+		      struct fullfork_isolation *isolation);
+int fullfork_link_shm(struct ipc_namespace *from, int id, struct ipc_namespace *to,
+		      struct fullfork_isolation *isolation);
 
 #endif /* _IPC_FULLFORK_H */

@@ -54,6 +54,7 @@ static struct file *shm_fullfork_attach(struct ipc_namespace *ns, int id, struct
 
 	if (!sfd)
 		return ERR_PTR(-ENOMEM);
+	/* It stays there: it has an attach, or is in a namespace that nobody has yet. */
 	shp = shm_lock(ns, id);
 	if (IS_ERR(shp)) {
 		kfree(sfd);
@@ -81,8 +82,12 @@ static struct file *shm_fullfork_attach(struct ipc_namespace *ns, int id, struct
 /* What is in it, as it is.  -EBUSY if it has to be shared. */
 static struct file *shm_copy_contents(struct file *base)
 {
-	struct file *copy = fullfork_file_ops(base)->copy(base, NULL);
+	const struct fullfork_file_ops *ops = fullfork_file_ops(base);
+	struct file *copy = NULL;
 
+	/* Not one of huge pages. */
+	if (ops && ops->copy)
+		copy = ops->copy(base, NULL);
 	return copy ?: ERR_PTR(-EBUSY);
 }
 
@@ -98,15 +103,16 @@ static int shm_lock_copy(struct shmid_kernel *copy, struct ucounts *ucounts)
 }
 
 static int shm_add_copy(struct ipc_namespace *ns, struct shmid_kernel *copy,
-			const struct ipc_identity *identity)
+			const struct ipc_identity *identity, bool keep_id)
 {
 	unsigned long pages = DIV_ROUND_UP(copy->shm_segsz, PAGE_SIZE);
 	int err;
 
 	guard(rwsem_write)(&shm_ids(ns).rwsem);
-	if (ns->shm_tot + pages < ns->shm_tot || ns->shm_tot + pages > ns->shm_ctlall)
+	if (!keep_id && (ns->shm_tot + pages < ns->shm_tot ||
+			 ns->shm_tot + pages > ns->shm_ctlall))
 		return -ENOSPC;
-	err = ipc_add_copy(&shm_ids(ns), &copy->shm_perm, identity, ns->shm_ctlmni);
+	err = ipc_add_copy(&shm_ids(ns), &copy->shm_perm, identity, ns->shm_ctlmni, keep_id);
 	if (err)
 		return err;
 	ns->shm_tot += pages;
@@ -171,10 +177,14 @@ static int shm_fill_copy(struct ipc_namespace *from, int id, struct ipc_namespac
 	}
 	if (ucounts)
 		put_ucounts(ucounts);
-	return err ?: shm_add_copy(ns, copy, &identity);
+	return err ?: shm_add_copy(ns, copy, &identity, ns != from);
 }
 
-/* A segment in @ns, with one attach that is the caller's: its ID. */
+/*
+ * A segment in @ns, for which its ID is returned.  Among those of the original it has
+ * an attach that is the caller's, else it would go before it is mapped.  In a
+ * namespace of its own it has the same ID, and no attach.
+ */
 static int shm_copy_segment(struct ipc_namespace *from, int id, struct ipc_namespace *ns)
 {
 	struct shmid_kernel *copy = kzalloc_obj(*copy, GFP_KERNEL_ACCOUNT);
@@ -183,7 +193,7 @@ static int shm_copy_segment(struct ipc_namespace *from, int id, struct ipc_names
 	if (!copy)
 		return -ENOMEM;
 	copy->ns = ns;
-	copy->shm_nattch = 1;
+	copy->shm_nattch = ns == from;
 	/* As if who made it had ended. */
 	INIT_LIST_HEAD(&copy->shm_clist);
 	err = security_shm_alloc(&copy->shm_perm);
@@ -204,13 +214,10 @@ static const void *shm_fullfork_object(struct file *file, unsigned int *nr_files
 	struct shm_file_data *sfd = shm_file_data(file);
 	struct shmid_kernel *shp;
 
-	/* Not one of huge pages. */
-	if (!fullfork_file_ops(sfd->file))
-		return NULL;
 	shp = shm_lock(sfd->ns, sfd->id);
 	if (IS_ERR(shp))
 		return NULL;
-	if (shp->shm_file != sfd->file || !(shp->shm_perm.mode & SHM_DEST)) {
+	if (shp->shm_file != sfd->file) {
 		shm_unlock(shp);
 		return NULL;
 	}
@@ -274,6 +281,116 @@ static void shm_fullfork_drop(struct file *copy)
 	struct shm_file_data *sfd = shm_file_data(copy);
 
 	shm_fullfork_detach(sfd->ns, sfd->id);
+}
+
+/**
+ * fullfork_shm_ns() - what namespace does an attach refer to?
+ * @file: any file that is mapped
+ *
+ * Return: the namespace, or NULL if it is no attach, or one of huge pages.
+ */
+struct ipc_namespace *fullfork_shm_ns(struct file *file)
+{
+	return file->f_op == &shm_file_operations ? shm_file_data(file)->ns : NULL;
+}
+
+/**
+ * fullfork_shm_is_marked() - is nobody expected to attach it any more?
+ * @file: an attach of the segment
+ *
+ * Return: true after IPC_RMID.
+ */
+bool fullfork_shm_is_marked(struct file *file)
+{
+	struct shm_file_data *sfd = shm_file_data(file);
+	struct shmid_kernel *shp = shm_lock(sfd->ns, sfd->id);
+	bool marked;
+
+	if (IS_ERR(shp))
+		return false;
+	marked = shp->shm_perm.mode & SHM_DEST;
+	shm_unlock(shp);
+	return marked;
+}
+
+/**
+ * fullfork_shm_attach() - an attach of a copy
+ * @file: an attach of the segment of the original
+ * @ns: the namespace that has the copy, with the same ID
+ *
+ * Return: a file, or an ERR_PTR().
+ */
+struct file *fullfork_shm_attach(struct file *file, struct ipc_namespace *ns)
+{
+	return shm_fullfork_attach(ns, shm_file_data(file)->id, file);
+}
+
+/**
+ * fullfork_copy_shm() - copy a shared memory segment with its contents
+ * @from: the namespace that has it
+ * @id: its ID
+ * @to: the namespace that is to have the same
+ *
+ * Return: 0, -ENOMEM, -EINTR, -EAGAIN, or -EBUSY if it has to be shared.
+ */
+int fullfork_copy_shm(struct ipc_namespace *from, int id, struct ipc_namespace *to)
+{
+	return min(shm_copy_segment(from, id, to), 0);
+}
+
+/* The member, a thread, with whose end an unused segment may end, too. */
+static struct pid *shm_creator_pid(struct ipc_namespace *ns, int id)
+{
+	struct shmid_kernel *shp = shm_lock(ns, id);
+	struct pid *pid = NULL;
+
+	if (IS_ERR(shp))
+		return NULL;
+	/* RCU keeps it, as in shm_clist_rm(). */
+	if (!list_empty(&shp->shm_clist))
+		pid = get_pid(task_pid(shp->shm_creator));
+	shm_unlock(shp);
+	return pid;
+}
+
+static void shm_set_creator(struct shmid_kernel *shp, struct pid *pid)
+{
+	struct task_struct *p = pid ? pid_task(pid, PIDTYPE_PID) : NULL;
+
+	if (!p)
+		return;
+	shp->shm_creator = p;
+	task_lock(p);
+	list_add(&shp->shm_clist, &p->sysvshm.shm_clist);
+	task_unlock(p);
+}
+
+/**
+ * fullfork_link_shm() - who made, attached and detached it, was a member, and is its replica
+ * @from: the namespace that has the segment of the original
+ * @id: its ID
+ * @to: the namespace that has the copy
+ * @isolation: what was copied, with all replicas prepared
+ *
+ * Return: 0.
+ */
+int fullfork_link_shm(struct ipc_namespace *from, int id, struct ipc_namespace *to,
+		      struct fullfork_isolation *isolation)
+{
+	struct pid *creator = shm_creator_pid(from, id);
+	struct shmid_kernel *shp = shm_lock(to, id);
+
+	if (!IS_ERR(shp)) {
+		ipc_replace_pid(&shp->shm_cprid, isolation);
+		ipc_replace_pid(&shp->shm_lprid, isolation);
+		/* It cannot exit before it runs. */
+		if (creator && list_empty(&shp->shm_clist))
+			shm_set_creator(shp, fullfork_replica_pid(isolation, creator,
+								  PIDTYPE_PID));
+		shm_unlock(shp);
+	}
+	put_pid(creator);
+	return 0;
 }
 
 static const struct fullfork_file_ops shm_fullfork_ops = {

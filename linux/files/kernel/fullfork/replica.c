@@ -15,6 +15,7 @@
 #include <linux/fullfork_ipc.h>
 #include <linux/futex.h>
 #include <linux/highmem.h>
+#include <linux/ipc_namespace.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/pagewalk.h>
@@ -143,17 +144,30 @@ static int copy_replica_namespaces(struct fullfork_place *place, struct task_str
 {
 	struct fullfork_member *m = to_member(place);
 	struct task_struct *sib = place->siblings[FULLFORK_NSPROXY];
+	struct nsproxy *nsproxy = current->nsproxy;
+	struct ipc_namespace *ipc_ns;
+	int err;
 
 	if (sib != current) {
 		get_nsproxy(sib->nsproxy);
 		p->nsproxy = sib->nsproxy;
 		return 0;
 	}
-	if (m->pid_ns_for_children)
-		return copy_namespaces_to_pid_ns(p, m->pid_ns_for_children);
-	/* Nothing is entered that the original did not enter: no time_ns_for_children. */
-	get_nsproxy(p->nsproxy);
-	return 0;
+	/* A reaper is in none that somebody may want to copy. */
+	ipc_ns = m->group ? fullfork_copied_ipc_ns(m->group->op, nsproxy->ipc_ns) : &init_ipc_ns;
+	if (!m->pid_ns_for_children && !ipc_ns) {
+		/*
+		 * Nothing is entered that the original did not enter: no
+		 * time_ns_for_children.
+		 */
+		get_nsproxy(p->nsproxy);
+		return 0;
+	}
+	err = copy_namespaces_to_pid_ns(p, m->pid_ns_for_children ?:
+					   nsproxy->pid_ns_for_children);
+	if (!err && ipc_ns)
+		fullfork_enter_ipc_ns(p, ipc_ns);
+	return err;
 }
 
 /* The adjustments stay with the originals, as after fork(); who shares them does not. */

@@ -326,6 +326,15 @@ TEST_F(shm, is_shared_with_one_who_has_attached_by_the_id)
 	end_outsider(_metadata, outsider);
 }
 
+static void detach_and_wait(FIXTURE_DATA(shm) *self)
+{
+	if (shmdt(self->mem))
+		_exit(1);
+	store(&report->word[WORD_OUTSIDER], 1);
+	for (;;)
+		pause();
+}
+
 /* It is in map_files as any file that is mapped. */
 TEST_F(shm, is_shared_with_one_who_has_opened_it)
 {
@@ -342,7 +351,11 @@ TEST_F(shm, is_shared_with_one_who_has_opened_it)
 		TH_LOG("%s: %s", path, strerror(errno));
 	}
 	ASSERT_EQ(0, shmctl(self->id, IPC_RMID, NULL));
-	outsider = start_outsider(_metadata, fd);
+	outsider = fork();
+	ASSERT_LE(0, outsider);
+	if (!outsider)
+		detach_and_wait(self);
+	ASSERT_TRUE(wait_until(load(&report->word[WORD_OUTSIDER]), DEADLINE));
 	ASSERT_EQ(0, close(fd));
 	expect_shared(_metadata, self);
 	end_outsider(_metadata, outsider);
