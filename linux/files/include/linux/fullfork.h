@@ -25,6 +25,7 @@ enum fullfork_shared {
 	FULLFORK_FILES,
 	FULLFORK_FS,
 	FULLFORK_NSPROXY,
+	FULLFORK_SYSVSEM,	/* only those that have a list of undo adjustments */
 	FULLFORK_NR_SHARED,
 };
 

@@ -36,10 +36,13 @@ struct vm_area_struct;
  *	fullfork_linked_file(), fullfork_replica_with() and
  *	fullfork_replica_pid(); optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
+ * @mapped: a mapping that fork() made of @file is one of @copy from now on; optional
+ * @drop: the full fork is done with the copy, which others may have; optional
  *
- * All but these two may sleep, but not wait for a member.  They are called by the
- * caller of the full fork, with the credentials of a member that has @file, and what
+ * All but @applies and @start may sleep, but not wait for a member.  They are called by
+ * the caller of the full fork, with the credentials of a member that has @file, and what
  * they allocate is charged to its user and cgroup; @copy->f_cred is set afterwards.
+ * @mapped is called by the member whose memory it is.
  * Members do nothing meanwhile, but the rest of the system may still find the object,
  * and change it in ways that @object has ruled out.
  */
@@ -53,6 +56,8 @@ struct fullfork_file_ops {
 	int		(*link)(struct file *file, struct file *copy,
 				struct fullfork_isolation *isolation);
 	void		(*start)(struct file *file, struct file *copy);
+	void		(*mapped)(struct file *file, struct file *copy);
+	void		(*drop)(struct file *copy);
 };
 
 /* As posixtimer_init_sigqueue(), for another task, which cannot exit. */

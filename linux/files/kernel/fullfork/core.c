@@ -575,6 +575,7 @@ static pid_t try_fullfork(struct kernel_clone_args *kargs,
 		.start		= ktime_get(),
 		.deadline	= deadline,
 		.pid_namespaces	= LIST_HEAD_INIT(op.pid_namespaces),
+		.ipc_namespaces	= LIST_HEAD_INIT(op.ipc_namespaces),
 	};
 	pid_t ret;
 

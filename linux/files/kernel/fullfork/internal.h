@@ -188,6 +188,32 @@ struct fullfork_pid_ns {
 	struct fullfork_group	*init;
 };
 
+/**
+ * struct fullfork_ipc_ns - an IPC namespace that members are in
+ * @node: in &fullfork.ipc_namespaces
+ * @original: that of originals
+ * @copy: that of replicas; NULL if it is the same one
+ * @owner: a member that is in it
+ * @nr_refs: how many references to it members were found to have
+ * @external: not only members have one of these
+ */
+struct fullfork_ipc_ns {
+	struct list_head	node;
+	struct ipc_namespace	*original;
+	struct ipc_namespace	*copy;
+	struct fullfork_member	*owner;
+	unsigned int		nr_refs;
+	bool			external;
+};
+
+/* What is made has the rights, and is at the cost, of a member that has the original's. */
+struct isolate_scope {
+	struct mem_cgroup	*memcg;
+	struct mem_cgroup	*old_memcg;
+	const struct cred	*cred;
+	const struct cred	*old_cred;
+};
+
 /* What the caller is told, other than by the return value. */
 enum fullfork_result_type {
 	FULLFORK_RESULT_PIDFD,
@@ -227,6 +253,7 @@ struct fullfork_result {
  * @pid_namespaces: namespaces of replicas that are not those of originals
  * @reaper: the reaper made for @pid_ns, not started yet, else NULL
  * @isolation: what CLONE_ISOLATE copies, else NULL
+ * @ipc_namespaces: IPC namespaces of members, with CLONE_ISOLATE
  * @objects: hash table of the objects that members share
  * @few_objects: that table if there are few members
  * @objects_bits: size of it
@@ -261,6 +288,7 @@ struct fullfork {
 	struct list_head		pid_namespaces;
 	struct task_struct		*reaper;
 	struct fullfork_isolation	*isolation;
+	struct list_head		ipc_namespaces;
 	struct hlist_head		*objects;
 	struct hlist_head		few_objects[FULLFORK_FEW_OBJECTS];
 	unsigned int			objects_bits;
@@ -351,12 +379,23 @@ struct fullfork_member *fullfork_find_member(struct fullfork *op,
 					     const struct task_struct *original);
 
 /* isolate.c */
+void fullfork_enter_scope(struct isolate_scope *scope, struct fullfork_member *m);
+void fullfork_leave_scope(struct isolate_scope *scope);
 int fullfork_isolate(struct fullfork *op);
 void fullfork_isolate_files(struct fullfork *op, struct files_struct *files);
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm);
 int fullfork_link_isolation(struct fullfork *op);
 void fullfork_report_isolation(struct fullfork *op);
 void fullfork_free_isolation(struct fullfork *op);
+
+/* ipc.c */
+int fullfork_find_ipc_namespaces(struct fullfork *op);
+void fullfork_found_attach(struct fullfork *op, const struct ipc_namespace *ns, bool internal);
+int fullfork_copy_ipc_namespaces(struct fullfork *op);
+struct ipc_namespace *fullfork_copied_ipc_ns(struct fullfork *op, const struct ipc_namespace *ns);
+int fullfork_link_ipc_namespaces(struct fullfork *op);
+void fullfork_enter_ipc_ns(struct task_struct *p, struct ipc_namespace *ns);
+void fullfork_put_ipc_namespaces(struct fullfork *op);
 
 /* regular.c */
 extern const struct fullfork_file_ops fullfork_regular_ops;

@@ -46,6 +46,7 @@
 #include <linux/file.h>
 #include <linux/filelock.h>
 #include <linux/fullfork.h>
+#include <linux/fullfork_ipc.h>
 #include <linux/fullfork_isolate.h>
 #include <linux/hash.h>
 #include <linux/log2.h>
@@ -598,15 +599,12 @@ static bool is_internal(const struct isolated_file *f)
 	return f->object && !f->object->external;
 }
 
-/* The copy is made with the rights, and at the cost, of one who has the file. */
-struct isolate_scope {
-	struct mem_cgroup	*memcg;
-	struct mem_cgroup	*old_memcg;
-	const struct cred	*cred;
-	const struct cred	*old_cred;
-};
-
-static void enter_scope(struct isolate_scope *scope, struct fullfork_member *m)
+/**
+ * fullfork_enter_scope() - act with the rights, and at the cost, of a member
+ * @scope: for fullfork_leave_scope()
+ * @m: one that has what is copied
+ */
+void fullfork_enter_scope(struct isolate_scope *scope, struct fullfork_member *m)
 {
 	scope->memcg = get_mem_cgroup_from_mm(m->original->mm);
 	scope->old_memcg = set_active_memcg(scope->memcg);
@@ -614,7 +612,11 @@ static void enter_scope(struct isolate_scope *scope, struct fullfork_member *m)
 	scope->old_cred = override_creds(scope->cred);
 }
 
-static void leave_scope(struct isolate_scope *scope)
+/**
+ * fullfork_leave_scope() - act as the caller again
+ * @scope: of fullfork_enter_scope()
+ */
+void fullfork_leave_scope(struct isolate_scope *scope)
 {
 	revert_creds(scope->old_cred);
 	put_cred(scope->cred);
@@ -648,9 +650,9 @@ static int copy_file(struct isolated_file *f, struct file *first)
 	struct file *file = f->file, *copy;
 	struct isolate_scope scope;
 
-	enter_scope(&scope, f->owner);
+	fullfork_enter_scope(&scope, f->owner);
 	copy = f->ops->copy(file, first);
-	leave_scope(&scope);
+	fullfork_leave_scope(&scope);
 	return set_copy(f, copy);
 }
 
@@ -660,7 +662,7 @@ static int copy_object(struct isolated_object *o)
 	int err;
 
 	list_for_each_entry(f, &o->files, object_node) {
-		if (!f->ops->copy)
+		if (!f->ops->copy || f->copy)
 			continue;
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -685,9 +687,9 @@ static int link_file(struct fullfork_isolation *isolation, struct isolated_file 
 		return -EINTR;
 	cond_resched();
 	f->linked = true;
-	enter_scope(&scope, f->owner);
+	fullfork_enter_scope(&scope, f->owner);
 	err = f->ops->link(f->file, f->copy, isolation);
-	leave_scope(&scope);
+	fullfork_leave_scope(&scope);
 	return err;
 }
 
@@ -720,6 +722,49 @@ static int copy_objects(struct fullfork_isolation *isolation)
 			return err;
 	}
 	return 0;
+}
+
+/* To what was copied with its namespace. */
+static int copy_attach(struct fullfork_isolation *isolation, struct isolated_file *f,
+		       struct ipc_namespace *ns)
+{
+	struct ipc_namespace *copied = fullfork_copied_ipc_ns(isolation->op, ns);
+	struct isolate_scope scope;
+	struct file *copy;
+
+	if (!copied) {
+		/* It is an object by itself then, and to be shared if it can be found. */
+		if (!fullfork_shm_is_marked(f->file))
+			f->object->external = true;
+		return 0;
+	}
+	fullfork_enter_scope(&scope, f->owner);
+	copy = fullfork_shm_attach(f->file, copied);
+	fullfork_leave_scope(&scope);
+	return set_copy(f, copy);
+}
+
+/* What has names in a namespace is copied with the namespace, or not. */
+static int copy_ipc(struct fullfork_isolation *isolation)
+{
+	struct ipc_namespace *ns;
+	struct isolated_file *f;
+	int err = fullfork_find_ipc_namespaces(isolation->op);
+
+	if (err)
+		return err;
+	list_for_each_entry(f, &isolation->files, list) {
+		ns = fullfork_shm_ns(f->file);
+		if (ns)
+			fullfork_found_attach(isolation->op, ns, is_internal(f));
+	}
+	err = fullfork_copy_ipc_namespaces(isolation->op);
+	list_for_each_entry(f, &isolation->files, list) {
+		ns = fullfork_shm_ns(f->file);
+		if (!err && ns && is_internal(f))
+			err = copy_attach(isolation, f, ns);
+	}
+	return err;
 }
 
 static struct fullfork_isolation *alloc_isolation(unsigned int nr)
@@ -781,7 +826,7 @@ int fullfork_isolate(struct fullfork *op)
 	op->isolation->op = op;
 
 	err = find_files(op->isolation) ?: find_external(op->isolation) ?:
-	      copy_objects(op->isolation);
+	      copy_ipc(op->isolation) ?: copy_objects(op->isolation);
 	if (err)
 		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
 	return 0;
@@ -813,6 +858,17 @@ void fullfork_isolate_files(struct fullfork *op, struct files_struct *files)
 	}
 }
 
+static void exchange_mapped(struct vm_area_struct *vma, struct file *copy)
+{
+	/* The original's mapping keeps it. */
+	struct file *file = vma->vm_file;
+	const struct fullfork_file_ops *ops = fullfork_file_ops(file);
+
+	vma_exchange_file(vma, copy);
+	if (ops && ops->mapped)
+		ops->mapped(file, copy);
+}
+
 /**
  * fullfork_isolate_mm() - exchange what was copied in the memory of a replica
  * @op: the operation
@@ -840,7 +896,7 @@ int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 		if (copy == vma->vm_file || (!(vma->vm_flags & VM_MAYSHARE) &&
 					     copy->f_mapping != vma->vm_file->f_mapping))
 			continue;
-		vma_exchange_file(vma, copy);
+		exchange_mapped(vma, copy);
 	}
 	mmap_write_unlock(mm);
 	return 0;
@@ -897,9 +953,9 @@ static int remake_file(struct fullfork_isolation *isolation, struct isolated_fil
 	struct isolate_scope scope;
 	struct file *copy;
 
-	enter_scope(&scope, f->owner);
+	fullfork_enter_scope(&scope, f->owner);
 	copy = f->ops->remake(f->file, isolation);
-	leave_scope(&scope);
+	fullfork_leave_scope(&scope);
 	return set_copy(f, copy);
 }
 
@@ -940,9 +996,9 @@ static int copy_locks(struct fullfork_isolation *isolation)
 	list_for_each_entry(f, &isolation->files, list) {
 		if (!locks_inode_context(file_inode(f->file)))
 			continue;
-		enter_scope(&scope, f->owner);
+		fullfork_enter_scope(&scope, f->owner);
 		err = fullfork_copy_locks(isolation->op, f->file, f->copy, f->owner->replica);
-		leave_scope(&scope);
+		fullfork_leave_scope(&scope);
 		if (err)
 			return err;
 	}
@@ -962,7 +1018,7 @@ static int copy_locks_on_others(struct fullfork_isolation *isolation, struct ful
 	if (!files)
 		return 0;
 	fdt = quiesced_fdtable(files);
-	enter_scope(&scope, m);
+	fullfork_enter_scope(&scope, m);
 	for (fd = 0; !err && (file = next_file(fdt, &fd)); fd++) {
 		if (!S_ISREG(file_inode(file)->i_mode) || !locks_inode_context(file_inode(file)) ||
 		    find_file(isolation, file))
@@ -970,7 +1026,7 @@ static int copy_locks_on_others(struct fullfork_isolation *isolation, struct ful
 		err = fatal_signal_pending(current) ? -EINTR :
 		      fullfork_copy_locks(isolation->op, file, NULL, m->replica);
 	}
-	leave_scope(&scope);
+	fullfork_leave_scope(&scope);
 	return err;
 }
 
@@ -1000,12 +1056,12 @@ static int copy_signals(struct fullfork *op)
 		list_for_each_entry(m, &g->members, node) {
 			if (fullfork_has_exited(m))
 				continue;
-			enter_scope(&scope, m);
+			fullfork_enter_scope(&scope, m);
 			if (whole)
 				err = fullfork_copy_timers(m->original, m->replica, op->isolation);
 			if (!err)
 				err = fullfork_copy_pending(m->original, m->replica, whole);
-			leave_scope(&scope);
+			fullfork_leave_scope(&scope);
 			if (err)
 				return err;
 			whole = false;
@@ -1036,6 +1092,7 @@ int fullfork_link_isolation(struct fullfork *op)
 		err = err ?: link_file(isolation, f);
 	err = err ?: copy_all_locks(isolation);
 	err = err ?: copy_signals(op);
+	err = err ?: fullfork_link_ipc_namespaces(op);
 	if (err)
 		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
 
@@ -1092,6 +1149,8 @@ void fullfork_free_isolation(struct fullfork *op)
 	if (!isolation)
 		return;
 	list_for_each_entry_safe(f, next, &isolation->files, list) {
+		if (f->copy && f->ops->drop)
+			f->ops->drop(f->copy);
 		if (f->copy)
 			fput(f->copy);
 		fput(f->file);
@@ -1099,6 +1158,7 @@ void fullfork_free_isolation(struct fullfork *op)
 	}
 	list_for_each_entry_safe(o, next_o, &isolation->objects, list)
 		free_object(o);
+	fullfork_put_ipc_namespaces(op);
 	kvfree(isolation->file_table);
 	kfree(isolation);
 	op->isolation = NULL;

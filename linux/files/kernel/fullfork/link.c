@@ -11,6 +11,7 @@
  */
 
 #include <linux/fullfork.h>
+#include <linux/fullfork_ipc.h>
 #include <linux/hash.h>
 #include <linux/log2.h>
 #include <linux/nsproxy.h>
@@ -73,6 +74,8 @@ static const void *shared_object(const struct task_struct *t, enum fullfork_shar
 		return t->fs;
 	case FULLFORK_NSPROXY:
 		return t->nsproxy;
+	case FULLFORK_SYSVSEM:
+		return fullfork_semundo(t);
 	default:
 		return NULL;
 	}
@@ -95,6 +98,11 @@ static void link_object(struct fullfork_member *m, enum fullfork_shared what,
 	struct fullfork *op = m->group->op;
 	struct fullfork_member *owner;
 
+	/* Who has no list of undo adjustments shares none, and waits for nobody. */
+	if (!object) {
+		m->owners[what] = m->group->leader;
+		return;
+	}
 	owner = find_owner(op, object);
 	if (owner) {
 		share_object(m, what, owner);
@@ -145,7 +153,7 @@ static bool has_all_of(const struct task_struct *t, const struct task_struct *le
 {
 	return rcu_access_pointer(t->sighand) == rcu_access_pointer(lead->sighand) &&
 	       t->mm == lead->mm && t->files == lead->files && t->fs == lead->fs &&
-	       t->nsproxy == lead->nsproxy;
+	       t->nsproxy == lead->nsproxy && fullfork_semundo(t) == fullfork_semundo(lead);
 }
 
 static void link_member(struct fullfork_member *m)

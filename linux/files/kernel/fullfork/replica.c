@@ -12,8 +12,10 @@
 #include <linux/cgroup.h>
 #include <linux/cred.h>
 #include <linux/fullfork.h>
+#include <linux/fullfork_ipc.h>
 #include <linux/futex.h>
 #include <linux/highmem.h>
+#include <linux/ipc_namespace.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/pagewalk.h>
@@ -142,20 +144,44 @@ static int copy_replica_namespaces(struct fullfork_place *place, struct task_str
 {
 	struct fullfork_member *m = to_member(place);
 	struct task_struct *sib = place->siblings[FULLFORK_NSPROXY];
+	struct nsproxy *nsproxy = current->nsproxy;
+	struct ipc_namespace *ipc_ns;
+	int err;
 
 	if (sib != current) {
 		get_nsproxy(sib->nsproxy);
 		p->nsproxy = sib->nsproxy;
 		return 0;
 	}
-	if (m->pid_ns_for_children)
-		return copy_namespaces_to_pid_ns(p, m->pid_ns_for_children);
-	/* Nothing is entered that the original did not enter: no time_ns_for_children. */
-	get_nsproxy(p->nsproxy);
-	return 0;
+	/* A reaper is in none that somebody may want to copy. */
+	ipc_ns = m->group ? fullfork_copied_ipc_ns(m->group->op, nsproxy->ipc_ns) : &init_ipc_ns;
+	if (!m->pid_ns_for_children && !ipc_ns) {
+		/*
+		 * Nothing is entered that the original did not enter: no
+		 * time_ns_for_children.
+		 */
+		get_nsproxy(p->nsproxy);
+		return 0;
+	}
+	err = copy_namespaces_to_pid_ns(p, m->pid_ns_for_children ?:
+					   nsproxy->pid_ns_for_children);
+	if (!err && ipc_ns)
+		fullfork_enter_ipc_ns(p, ipc_ns);
+	return err;
 }
 
-/* On error the caller drops @p->mm, but nothing of the namespaces. */
+/* The adjustments stay with the originals, as after fork(); who shares them does not. */
+static int copy_replica_semundo(struct fullfork_place *place, struct task_struct *p)
+{
+	struct task_struct *sib = place->siblings[FULLFORK_SYSVSEM];
+
+	/* A reaper or a zombie has none. */
+	if (!p->mm || !fullfork_semundo(to_member(place)->original))
+		return 0;
+	return fullfork_copy_semundo(p, sib == current ? NULL : sib);
+}
+
+/* On error the caller drops @p->mm and the undo list, but nothing of the namespaces. */
 int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 				    struct task_struct *p)
 {
@@ -167,6 +193,7 @@ int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 	if (p->mm && !(place->share_flags & CLONE_VM))
 		err = keep_mm_state(p->mm, current->mm) ?:
 		      fullfork_isolate_mm(to_member(place)->group->op, p->mm);
+	err = err ?: copy_replica_semundo(place, p);
 	return err ?: copy_replica_namespaces(place, p);
 }
 

@@ -8,6 +8,7 @@
 
 #include "fullfork_sync.h"
 #include <linux/kcmp.h>
+#include <sys/sem.h>
 #include <sys/stat.h>
 
 #define PLAIN 0		/* shares everything with the leader */
@@ -190,7 +191,7 @@ TEST_F_GUARDED(sharing, of_dumpable_is_kept_when_it_is_off)
 static int compare_kernel_objects(void *arg)
 {
 	static const int types[] = {
-		KCMP_VM, KCMP_SIGHAND, KCMP_FILES, KCMP_FS,
+		KCMP_VM, KCMP_SIGHAND, KCMP_FILES, KCMP_FS, KCMP_SYSVSEM,
 	};
 	pid_t me = sys_gettid();
 	int i, j;
@@ -258,6 +259,117 @@ TEST_F_GUARDED(sharing, ends_by_unshare_in_the_replica)
 {
 	opened = 77;
 	run_then_look(_metadata, false, start_and_unshare);
+}
+
+/* What a thread adjusts, and what is left of it once the thread is gone. */
+#define OWN_UNDO 1
+
+FIXTURE(undo)
+{
+};
+
+/* One semaphore for each side. */
+static int sem_id;
+
+static long add_to_semaphore(int value)
+{
+	struct sembuf op = {
+		.sem_num = own_side(),
+		.sem_op = value,
+		.sem_flg = SEM_UNDO,
+	};
+
+	return semop(sem_id, &op, 1);
+}
+
+static int get_semaphore(unsigned int side)
+{
+	return semctl(sem_id, side, GETVAL);
+}
+
+static void *adjust(void *arg)
+{
+	long index = (long)arg;
+
+	if (index == OWN_UNDO) {
+		thread_check(!unshare(CLONE_SYSVSEM));
+		thread_check(!add_to_semaphore(1));
+		thread_check(!add_to_semaphore(-1));
+	}
+	arrive(index);
+	while (!load(&look))
+		futex_wait(&look, 0, FUTEX_PRIVATE_FLAG, -1);
+	thread_check(!add_to_semaphore(index == OWN_UNDO ? 10 : 1));
+	store(&seen[index].looked, 1);
+	pass_own_gate();
+	return arg + 100;
+}
+
+FIXTURE_SETUP(undo)
+{
+	setup_threads(_metadata);
+	sem_id = semget(IPC_PRIVATE, SIDE_REPLICA + 1, 0600);
+	ASSERT_LE(0, sem_id);
+}
+
+FIXTURE_TEARDOWN(undo)
+{
+	EXPECT_EQ(0, semctl(sem_id, 0, IPC_RMID));
+}
+
+/* Threads adjust, and end; the caller lives on. */
+static int end_adjusted_threads(void *arg)
+{
+	/* The caller, and the leader if that is another one. */
+	int i, left = sys_gettid() == sys_getpid() ? 1 : 2;
+
+	store(&look, 1);
+	futex_wake(&look, INT_MAX, FUTEX_PRIVATE_FLAG);
+	for (i = 0; i < 2; i++)
+		side_assert(wait_until(load(&seen[i].looked), DEADLINE));
+	side_assert_eq(11, get_semaphore(own_side()));
+	side_assert_eq(0, add_to_semaphore(100));
+	open_own_gate();
+	side_assert_eq(REPLICA_PASS, join_threads(2));
+	side_assert(wait_until(count_threads(sys_getpid()) == left, DEADLINE));
+	/* Of a thread with adjustments of its own it was undone. */
+	side_assert_eq(101, get_semaphore(own_side()));
+	return REPLICA_PASS;
+}
+
+TEST_F_GUARDED(undo, is_done_when_the_last_thread_ends)
+{
+	start_sleepers(_metadata, 2, adjust);
+	run_in_replica(_metadata, false, end_adjusted_threads);
+	EXPECT_EQ(0, get_semaphore(SIDE_REPLICA));
+	EXPECT_EQ(0, get_semaphore(SIDE_ORIGINAL));
+	EXPECT_EQ(REPLICA_PASS, end_adjusted_threads(NULL));
+	EXPECT_EQ(0, get_semaphore(SIDE_REPLICA));
+}
+
+TEST_F_GUARDED(undo, is_done_when_the_last_thread_ends_and_a_sibling_called)
+{
+	start_sleepers(_metadata, 2, adjust);
+	run_in_replica(_metadata, true, end_adjusted_threads);
+	EXPECT_EQ(0, get_semaphore(SIDE_REPLICA));
+	EXPECT_EQ(REPLICA_PASS, end_adjusted_threads(NULL));
+}
+
+/* What was adjusted before is undone when the original ends, and once only. */
+static int be_there_and_end(void *arg)
+{
+	return REPLICA_PASS;
+}
+
+TEST_F_GUARDED(undo, of_before_is_left_to_the_original)
+{
+	start_sleepers(_metadata, 2, adjust);
+	ASSERT_EQ(0, add_to_semaphore(5));
+	run_in_replica(_metadata, false, be_there_and_end);
+	EXPECT_EQ(5, get_semaphore(SIDE_ORIGINAL));
+	EXPECT_EQ(0, get_semaphore(SIDE_REPLICA));
+	EXPECT_EQ(0, add_to_semaphore(-5));
+	EXPECT_EQ(REPLICA_PASS, end_adjusted_threads(NULL));
 }
 
 TEST_HARNESS_MAIN

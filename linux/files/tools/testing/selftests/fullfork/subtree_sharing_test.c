@@ -6,6 +6,7 @@
 #include "fullfork_tree.h"
 
 #include <linux/kcmp.h>
+#include <sys/sem.h>
 #include <sys/stat.h>
 
 #define BOTH (CLONE_SUBTREE | CLONE_ALL_THREADS)
@@ -289,6 +290,55 @@ TEST_F_GUARDED(members, do_not_share_what_was_unshared)
 	expect_shared(0, self->root, child, KCMP_FILES);
 	expect_shared(0, self->root, child, KCMP_FS);
 	expect_same_graph(_metadata);
+}
+
+static int sem_id;
+
+static long set_sem_id(struct tree_node *self, long id)
+{
+	sem_id = id;
+	return 0;
+}
+
+static long adjust_semaphore(struct tree_node *self, long value)
+{
+	struct sembuf op = { .sem_op = value, .sem_flg = SEM_UNDO };
+
+	return result_of(semop(sem_id, &op, 1));
+}
+
+/* It is undone when the last of those that share it ends. */
+TEST_F_GUARDED(members, share_semaphore_adjustments)
+{
+	unsigned int child, other, own;
+
+	sem_id = semget(IPC_PRIVATE, 1, 0600);
+	ASSERT_LE(0, sem_id);
+	ASSERT_EQ(0, ask(ORIGINAL, self->root, set_sem_id, sem_id));
+	child = clone_of(self->root, CLONE_SYSVSEM, SIGCHLD);
+	other = clone_of(child, CLONE_SYSVSEM, SIGCHLD);
+	own = child_of(self->root);
+	assert_shared(1, self->root, other, KCMP_SYSVSEM);
+	assert_shared(0, self->root, own, KCMP_SYSVSEM);
+	copy_by(self->root, variant->flags);
+	expect_shared(1, self->root, child, KCMP_SYSVSEM);
+	expect_shared(1, self->root, other, KCMP_SYSVSEM);
+	expect_shared(0, self->root, own, KCMP_SYSVSEM);
+	EXPECT_EQ(0, shares(tid_of(ORIGINAL, self->root),
+			    tid_of(REPLICA, self->root), KCMP_SYSVSEM));
+
+	EXPECT_EQ(0, ask(REPLICA, child, adjust_semaphore, 1));
+	EXPECT_EQ(0, ask(REPLICA, other, adjust_semaphore, 10));
+	EXPECT_EQ(0, ask(REPLICA, own, adjust_semaphore, 100));
+	end_node(REPLICA, own, 0);
+	EXPECT_EQ(11, semctl(sem_id, 0, GETVAL));
+	end_node(REPLICA, other, 0);
+	EXPECT_EQ(11, semctl(sem_id, 0, GETVAL));
+	end_node(REPLICA, self->root, 0);
+	EXPECT_EQ(11, semctl(sem_id, 0, GETVAL));
+	end_node(REPLICA, child, 0);
+	EXPECT_EQ(0, semctl(sem_id, 0, GETVAL));
+	EXPECT_EQ(0, semctl(sem_id, 0, IPC_RMID));
 }
 
 /* Nobody holds on to what they share: one of two can have it for itself. */
