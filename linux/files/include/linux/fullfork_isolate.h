@@ -30,6 +30,8 @@ struct vm_area_struct;
  * @copy: a new file, in place of @file, for a copy of its object with all that is
  *	in it; or for the copy that @first refers to, if that is not NULL.  NULL if
  *	it has to be shared, for the first one only
+ * @mapped: a mapping that fork() copied, in the memory of a replica, is one of the copy by
+ *	now, and that memory is locked for writing; optional
  * @remake: in place of @copy, when there are all replicas, a file for what @file
  *	would refer to if it had been opened in a replica; NULL if that is the same
  * @link: let the copy, when there are all copies and replicas, refer to those in
@@ -38,7 +40,7 @@ struct vm_area_struct;
  *	fullfork_replica_pid(); optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
  *
- * All but these two may sleep, but not wait for a member.  They are called by the
+ * All but @applies and @start may sleep, but not wait for a member.  They are called by the
  * caller of the full fork, with the credentials of a member that has @file, and what
  * they allocate is charged to its user and cgroup; @copy->f_cred is set afterwards.
  * Members do nothing meanwhile, but the rest of the system may still find the object,
@@ -50,6 +52,7 @@ struct fullfork_file_ops {
 	const void	*(*object)(struct file *file, unsigned int *nr_files);
 	int		(*scan)(struct file *file, struct fullfork_isolation *isolation);
 	struct file	*(*copy)(struct file *file, struct file *first);
+	void		(*mapped)(struct vm_area_struct *vma);
 	struct file	*(*remake)(struct file *file, struct fullfork_isolation *isolation);
 	int		(*link)(struct file *file, struct file *copy,
 				struct fullfork_isolation *isolation);

@@ -824,6 +824,7 @@ void fullfork_isolate_files(struct fullfork *op, struct files_struct *files)
  */
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 {
+	const struct fullfork_file_ops *ops;
 	VMA_ITERATOR(vmi, mm, 0);
 	struct vm_area_struct *vma;
 	struct file *copy;
@@ -841,6 +842,9 @@ int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 					     copy->f_mapping != vma->vm_file->f_mapping))
 			continue;
 		vma_exchange_file(vma, copy);
+		ops = fullfork_file_ops(copy);
+		if (ops && ops->mapped)
+			ops->mapped(vma);
 	}
 	mmap_write_unlock(mm);
 	return 0;
