@@ -79,15 +79,17 @@ static struct file *shm_fullfork_attach(struct ipc_namespace *ns, int id, struct
 	return file;
 }
 
-/* What is in it, as it is.  -EBUSY if it has to be shared. */
+/*
+ * What is in it, as it is.  -EBUSY if it has to be shared.  Not page by page, later:
+ * an attach would not notice writes.
+ */
 static struct file *shm_copy_contents(struct file *base)
 {
-	const struct fullfork_file_ops *ops = fullfork_file_ops(base);
 	struct file *copy = NULL;
 
 	/* Not one of huge pages. */
-	if (ops && ops->copy)
-		copy = ops->copy(base, NULL);
+	if (fullfork_file_ops(base))
+		copy = shmem_fullfork_copy_now(base);
 	return copy ?: ERR_PTR(-EBUSY);
 }
 
@@ -255,9 +257,9 @@ static void shm_add_attaches(struct file *file, int nr)
 }
 
 /* fork() has counted the mapping, which it made of the segment of the original. */
-static void shm_fullfork_mapped(struct file *file, struct file *copy)
+static void shm_fullfork_mapped(struct vm_area_struct *vma, struct file *file)
 {
-	shm_add_attaches(copy, 1);
+	shm_add_attaches(vma->vm_file, 1);
 	shm_add_attaches(file, -1);
 }
 

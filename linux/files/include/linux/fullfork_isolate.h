@@ -36,7 +36,8 @@ struct vm_area_struct;
  *	fullfork_linked_file(), fullfork_replica_with() and
  *	fullfork_replica_pid(); optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
- * @mapped: a mapping that fork() made of @file is one of @copy from now on; optional
+ * @mapped: @vma, which fork() made of a mapping of @file, is one of the copy from now
+ *	on; the memory of the replica is locked for writing; optional
  * @drop: the full fork is done with the copy, which others may have; optional
  *
  * All but @applies and @start may sleep, but not wait for a member.  They are called by
@@ -56,7 +57,7 @@ struct fullfork_file_ops {
 	int		(*link)(struct file *file, struct file *copy,
 				struct fullfork_isolation *isolation);
 	void		(*start)(struct file *file, struct file *copy);
-	void		(*mapped)(struct file *file, struct file *copy);
+	void		(*mapped)(struct vm_area_struct *vma, struct file *file);
 	void		(*drop)(struct file *copy);
 };
 
@@ -97,6 +98,14 @@ struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pi
 struct file *fullfork_reopen(struct file *file);
 void fullfork_finish_fputs(struct task_struct *task);
 void vma_exchange_file(struct vm_area_struct *vma, struct file *file);
+#ifdef CONFIG_FULLFORK_SHMEM
+struct file *shmem_fullfork_copy_now(struct file *file);
+#else
+static inline struct file *shmem_fullfork_copy_now(struct file *file)
+{
+	return NULL;
+}
+#endif
 int fullfork_copy_pending(struct task_struct *original, struct task_struct *p, bool whole);
 int fullfork_copy_timers(struct task_struct *original, struct task_struct *p,
 			 struct fullfork_isolation *isolation);

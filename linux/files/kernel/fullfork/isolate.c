@@ -866,7 +866,7 @@ static void exchange_mapped(struct vm_area_struct *vma, struct file *copy)
 
 	vma_exchange_file(vma, copy);
 	if (ops && ops->mapped)
-		ops->mapped(file, copy);
+		ops->mapped(vma, file);
 }
 
 /**
@@ -880,6 +880,7 @@ static void exchange_mapped(struct vm_area_struct *vma, struct file *copy)
  */
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 {
+	const struct fullfork_file_ops *ops;
 	VMA_ITERATOR(vmi, mm, 0);
 	struct vm_area_struct *vma;
 	struct file *copy;
