@@ -880,7 +880,6 @@ static void exchange_mapped(struct vm_area_struct *vma, struct file *copy)
  */
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 {
-	const struct fullfork_file_ops *ops;
 	VMA_ITERATOR(vmi, mm, 0);
 	struct vm_area_struct *vma;
 	struct file *copy;
