@@ -22,7 +22,7 @@ FLAGS = CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_KEEP_TIDS | CLONE_NEWPID | \
     CLONE_ISOLATE
 ROUNDS = int(os.environ.get("FULLFORK_ROUNDS", "5"))
 HERE = os.path.dirname(os.path.realpath(__file__))
-tests = Tests(max(LIMIT, 60 * ROUNDS))
+tests = Tests(max(LIMIT, DEADLINE * ROUNDS))
 
 # The PID that /proc shows is another one in a replica, also where TIDs are kept.
 PYTHON = r"""
@@ -85,7 +85,7 @@ low, ahead, result, n, working = 0, set(), "ok", 0, 2
 while result == "ok" and working:
     if is_over(n):
         stop.set()
-    number = done.get(timeout=50)
+    number = done.get(timeout=400)
     n += 1
     if number is None:
         working -= 1
@@ -158,7 +158,7 @@ def side():
     return stat()[0 if child else 3]
 
 def connect():
-    return sqlite3.connect(directory + "/database", timeout=50, isolation_level=None)
+    return sqlite3.connect(directory + "/database", timeout=400, isolation_level=None)
 
 def write(n):
     for _ in range(n):
@@ -200,8 +200,8 @@ server = subprocess.Popen(
 
 def connect():
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(50)
-    end = time.monotonic() + 50
+    connection.settimeout(400)
+    end = time.monotonic() + 400
     while True:
         try:
             connection.connect(name)
