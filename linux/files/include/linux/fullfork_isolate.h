@@ -38,7 +38,8 @@ struct vm_area_struct;
  *	fullfork_replica_pid(); optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
  * @mapped: a mapping that fork() made of @file is one of @copy from now on; optional
- * @drop: the full fork is done with the copy, which others may have; optional
+ * @drop: nothing fails any more, and replicas that have the copy keep it; or nobody has
+ *	it.  Optional
  *
  * All but @applies and @start may sleep, but not wait for a member.  They are called by
  * the caller of the full fork, with the credentials of a member that has @file, and what
