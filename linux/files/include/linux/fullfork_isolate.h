@@ -38,7 +38,8 @@ struct vm_area_struct;
  * @start: let the copy do what it does by itself; optional, and cannot fail
  * @mapped: @vma, which fork() made of a mapping of @file, is one of the copy from now
  *	on; the memory of the replica is locked for writing; optional
- * @drop: the full fork is done with the copy, which others may have; optional
+ * @drop: nothing fails any more, and replicas that have the copy keep it; or nobody has
+ *	it.  Optional
  *
  * All but @applies and @start may sleep, but not wait for a member.  They are called by
  * the caller of the full fork, with the credentials of a member that has @file, and what

@@ -382,6 +382,7 @@ static void fullfork_commit(struct fullfork *op, int event)
 
 	trace_fullfork_commit(op->root->leader->replica, op->nr_members);
 	fullfork_report_isolation(op);
+	fullfork_drop_isolation(op);
 
 	list_for_each_entry(g, &op->groups, node) {
 		join_replica_session(g);

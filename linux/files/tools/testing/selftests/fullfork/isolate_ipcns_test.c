@@ -42,6 +42,16 @@ struct text {
 	char text[LONG_TEXT];
 };
 
+/* A process beside the test, or of the tree: it, and its replica, end with the parent. */
+static pid_t fork_here(void)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return pid;
+}
+
 static bool sends(int msg, long type, size_t size)
 {
 	struct text t = { .type = type };
@@ -211,6 +221,9 @@ TEST_F(ipcns, has_semaphores_with_their_values)
 	int i;
 	long pid;
 
+	/* IDs are not used again at once. */
+	for (i = 0; i < 5; i++)
+		ASSERT_EQ(0, semctl(semget(IPC_PRIVATE, 1, 0600), 0, IPC_RMID));
 	for (i = 0; i < SEMS; i++)
 		ASSERT_EQ(0, semctl(self->sem, i, SETVAL, i * 3));
 	ASSERT_EQ(0, operate(self->sem, 5, 1, 0));
@@ -265,7 +278,7 @@ static int end_own_child(void *arg)
 
 static void start_adjusting(struct __test_metadata *_metadata, FIXTURE_DATA(ipcns) *self)
 {
-	adjusting_child = fork();
+	adjusting_child = fork_here();
 	ASSERT_LE(0, adjusting_child);
 	if (!adjusting_child)
 		adjust_as_child(self);
@@ -770,7 +783,7 @@ static int see_two(void *arg)
 TEST_F(ipcns, may_be_one_of_two)
 {
 	char *theirs = (char *)&report->word[WORD_FREE + 1];
-	pid_t child = fork();
+	pid_t child = fork_here();
 
 	ASSERT_LE(0, child);
 	if (!child) {
@@ -800,10 +813,29 @@ TEST_F(ipcns, is_shared_if_a_child_that_is_not_copied_is_in_it)
 	expect_copied(_metadata, self);
 }
 
+/* Nothing but its being there tells of it. */
+TEST_F(ipcns, is_shared_if_a_child_that_has_nothing_attached_is_in_it)
+{
+	pid_t child = fork_here();
+
+	ASSERT_LE(0, child);
+	if (!child) {
+		if (shmdt(self->mem))
+			_exit(1);
+		store(&report->word[WORD_FREE], 1);
+		for (;;)
+			pause();
+	}
+	ASSERT_TRUE(wait_until(load(&report->word[WORD_FREE]), DEADLINE));
+	expect_shared(_metadata, self);
+	end_outsider(_metadata, child);
+	expect_copied(_metadata, self);
+}
+
 /* It has left, and has kept an attach. */
 TEST_F(ipcns, is_shared_if_somebody_has_an_attach_of_it)
 {
-	pid_t child = fork();
+	pid_t child = fork_here();
 
 	ASSERT_LE(0, child);
 	if (!child) {
@@ -821,7 +853,7 @@ TEST_F(ipcns, is_shared_if_somebody_has_an_attach_of_it)
 
 TEST_F(ipcns, is_shared_if_somebody_has_it_open)
 {
-	pid_t child = fork();
+	pid_t child = fork_here();
 
 	ASSERT_LE(0, child);
 	if (!child) {
@@ -868,7 +900,7 @@ TEST_F(ipcns, is_shared_if_it_has_a_named_message_queue)
 /* The parent of what is copied is in it, as unshare(1) is without --fork's child. */
 TEST_F(ipcns, is_shared_if_the_parent_is_in_it)
 {
-	pid_t child = fork();
+	pid_t child = fork_here();
 
 	ASSERT_LE(0, child);
 	if (!child) {
@@ -948,7 +980,7 @@ TEST_F(ipcns, charges_locked_memory)
 	char *was;
 
 	ASSERT_EQ(0, shmdt(self->mem));
-	child = fork();
+	child = fork_here();
 	ASSERT_LE(0, child);
 	if (!child) {
 		int shm;
@@ -1026,11 +1058,11 @@ static void start_below(FIXTURE_DATA(ipcns) *self)
 
 	if (unshare(CLONE_NEWIPC | CLONE_NEWPID))
 		_exit(1);
-	if (fork()) {
+	if (fork_here()) {
 		for (;;)
 			pause();
 	}
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || !link_of(0, self->link, sizeof(self->link)))
+	if (!link_of(0, self->link, sizeof(self->link)))
 		_exit(2);
 	self->shm = shmget(KEY, SIZE, IPC_CREAT | 0600);
 	self->sem = semget(KEY, SEMS, IPC_CREAT | 0600);
@@ -1039,7 +1071,7 @@ static void start_below(FIXTURE_DATA(ipcns) *self)
 	    semctl(self->sem, LOCK, SETVAL, 1))
 		_exit(3);
 	for (i = 0; i < WORKERS; i++)
-		if (!fork())
+		if (!fork_here())
 			work(self);
 	watch(self);
 }
@@ -1062,7 +1094,7 @@ TEST_F(ipcns, stands_alone_with_a_tree)
 	long pid;
 
 	ASSERT_EQ(0, shmdt(self->mem));
-	child = fork();
+	child = fork_here();
 	ASSERT_LE(0, child);
 	if (!child)
 		start_below(self);

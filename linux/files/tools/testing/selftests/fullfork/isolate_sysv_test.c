@@ -6,6 +6,7 @@
 #include "fullfork_isolate.h"
 
 #include <sys/ipc.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 
 #define PAGES 32
@@ -304,6 +305,7 @@ TEST_F(shm, is_shared_with_a_child_that_is_not_copied)
 
 static void attach_and_wait(FIXTURE_DATA(shm) *self)
 {
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (shmdt(self->mem) || shmat(self->id, NULL, 0) == (void *)-1)
 		_exit(1);
 	store(&report->word[WORD_OUTSIDER], 1);
@@ -328,6 +330,7 @@ TEST_F(shm, is_shared_with_one_who_has_attached_by_the_id)
 
 static void detach_and_wait(FIXTURE_DATA(shm) *self)
 {
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (shmdt(self->mem))
 		_exit(1);
 	store(&report->word[WORD_OUTSIDER], 1);
