@@ -352,6 +352,8 @@ static void fullfork_commit(struct fullfork *op, int event)
 
 	trace_fullfork_commit(op->root->leader->replica, op->nr_members);
 	fullfork_report_isolation(op);
+	/* A replica that copies itself at once must find no reference of ours. */
+	fullfork_free_isolation(op);
 
 	list_for_each_entry(g, &op->groups, node) {
 		join_replica_session(g);
@@ -375,7 +377,6 @@ static void fullfork_commit(struct fullfork *op, int event)
 			if (!fullfork_has_exited(m))
 				wake_up_new_task(m->replica);
 
-	fullfork_free_isolation(op);
 	fullfork_detach(op, &op->groups);
 	fullfork_release(op, &op->groups);
 	trace_fullfork_release(ktime_to_ns(ktime_sub(ktime_get(), op->start)));

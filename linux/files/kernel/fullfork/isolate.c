@@ -824,8 +824,8 @@ void fullfork_isolate_files(struct fullfork *op, struct files_struct *files)
  */
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm)
 {
-	const struct fullfork_file_ops *ops;
 	VMA_ITERATOR(vmi, mm, 0);
+	const struct fullfork_file_ops *ops;
 	struct vm_area_struct *vma;
 	struct file *copy;
 
