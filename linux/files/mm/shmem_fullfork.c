@@ -187,6 +187,7 @@ static int alloc_fullfork(struct inode *inode)
 	INIT_LIST_HEAD(&ff->sources);
 	/* The one of the member for whom this is done. */
 	ff->memcg = get_mem_cgroup_from_mm(NULL);
+	/* Pairs with READ_ONCE() in get_fullfork() */
 	smp_store_release(&SHMEM_I(inode)->fullfork, ff);
 	return 0;
 }
@@ -707,7 +708,13 @@ void __shmem_fullfork_evict(struct inode *inode)
 	kref_put(&ff->ref, free_fullfork);
 }
 
-static vm_fault_t shmem_fullfork_mkwrite(struct vm_fault *vmf)
+/**
+ * shmem_fullfork_mkwrite() - a page of a source gets writable
+ * @vmf: the fault
+ *
+ * Return: VM_FAULT_LOCKED; VM_FAULT_NOPAGE to try again; or an error.
+ */
+vm_fault_t shmem_fullfork_mkwrite(struct vm_fault *vmf)
 {
 	struct file *file = vmf->vma->vm_file;
 	struct folio *folio = page_folio(vmf->page);
@@ -729,8 +736,6 @@ static vm_fault_t shmem_fullfork_mkwrite(struct vm_fault *vmf)
 	}
 	return VM_FAULT_LOCKED;
 }
-
-struct vm_operations_struct shmem_fullfork_vm_ops __ro_after_init;
 
 /* ---- at the call */
 
@@ -882,6 +887,7 @@ static bool has_pinned_pages(struct inode *inode)
 	bool pinned;
 	void *entry;
 
+	/* Pairs with that in shmem_fullfork_pinned(): links were made before. */
 	smp_mb();
 	guard(rcu)();
 	xas_for_each(&xas, entry, ULONG_MAX) {
@@ -1232,7 +1238,5 @@ void __init shmem_fullfork_init(const struct file_operations *fops,
 				const struct vm_operations_struct *vm_ops)
 {
 	plain_vm_ops = vm_ops;
-	shmem_fullfork_vm_ops = *vm_ops;
-	shmem_fullfork_vm_ops.page_mkwrite = shmem_fullfork_mkwrite;
 	fullfork_register(fops, &shmem_fullfork_ops);
 }

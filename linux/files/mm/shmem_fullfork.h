@@ -11,7 +11,7 @@
 
 #ifdef CONFIG_FULLFORK_SHMEM
 
-extern struct vm_operations_struct shmem_fullfork_vm_ops;
+extern const struct vm_operations_struct shmem_fullfork_vm_ops;
 
 void shmem_fullfork_init(const struct file_operations *fops,
 			 const struct vm_operations_struct *vm_ops);
@@ -21,6 +21,7 @@ int __shmem_fullfork_push(struct inode *inode, struct folio *folio, pgoff_t inde
 			  unsigned long nr);
 int __shmem_fullfork_truncate(struct inode *inode, loff_t lstart, u64 lend);
 int shmem_fullfork_pinned(struct file *file, loff_t start, loff_t end);
+vm_fault_t shmem_fullfork_mkwrite(struct vm_fault *vmf);
 unsigned long __shmem_fullfork_pending(struct inode *inode);
 bool __shmem_fullfork_is_source(struct inode *inode);
 void __shmem_fullfork_evict(struct inode *inode);

@@ -382,7 +382,8 @@ static void fullfork_commit(struct fullfork *op, int event)
 
 	trace_fullfork_commit(op->root->leader->replica, op->nr_members);
 	fullfork_report_isolation(op);
-	fullfork_drop_isolation(op);
+	/* A replica that copies itself at once must find no reference of ours. */
+	fullfork_free_isolation(op);
 
 	list_for_each_entry(g, &op->groups, node) {
 		join_replica_session(g);
@@ -402,7 +403,6 @@ static void fullfork_commit(struct fullfork *op, int event)
 	start_zombies(op);
 	list_replicas(op, &replicas);
 
-	fullfork_free_isolation(op);
 	fullfork_detach(op, &op->groups);
 	fullfork_release(op, &op->groups);
 	trace_fullfork_release(ktime_to_ns(ktime_sub(ktime_get(), op->start)));

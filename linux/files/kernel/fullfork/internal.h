@@ -386,7 +386,6 @@ void fullfork_isolate_files(struct fullfork *op, struct files_struct *files);
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm);
 int fullfork_link_isolation(struct fullfork *op);
 void fullfork_report_isolation(struct fullfork *op);
-void fullfork_drop_isolation(struct fullfork *op);
 void fullfork_free_isolation(struct fullfork *op);
 
 /* ipc.c */

@@ -133,7 +133,6 @@ struct isolated_file {
  * @bits: size of the hash tables
  * @file_table: of files
  * @object_table: of objects
- * @dropped: replicas alone keep what was copied, if they are there
  */
 struct fullfork_isolation {
 	struct fullfork		*op;
@@ -145,7 +144,6 @@ struct fullfork_isolation {
 	unsigned int		bits;
 	struct hlist_head	*file_table;
 	struct hlist_head	*object_table;
-	bool			dropped;
 };
 
 /* The kinds that can be copied.  Few enough for a table that is never full. */
@@ -1127,24 +1125,6 @@ void fullfork_report_isolation(struct fullfork *op)
 	}
 }
 
-/**
- * fullfork_drop_isolation() - leave to replicas what they can count
- * @op: the operation, whose replicas do not run yet, or are not made
- */
-void fullfork_drop_isolation(struct fullfork *op)
-{
-	struct fullfork_isolation *isolation = op->isolation;
-	struct isolated_file *f;
-
-	if (!isolation || isolation->dropped)
-		return;
-	isolation->dropped = true;
-	list_for_each_entry(f, &isolation->files, list)
-		if (f->copy && f->ops->drop)
-			f->ops->drop(f->copy);
-	fullfork_put_ipc_namespaces(op);
-}
-
 static void free_object(struct isolated_object *o)
 {
 	struct isolated_ref *ref, *next;
@@ -1168,8 +1148,9 @@ void fullfork_free_isolation(struct fullfork *op)
 
 	if (!isolation)
 		return;
-	fullfork_drop_isolation(op);
 	list_for_each_entry_safe(f, next, &isolation->files, list) {
+		if (f->copy && f->ops->drop)
+			f->ops->drop(f->copy);
 		if (f->copy)
 			fput(f->copy);
 		fput(f->file);
@@ -1177,6 +1158,7 @@ void fullfork_free_isolation(struct fullfork *op)
 	}
 	list_for_each_entry_safe(o, next_o, &isolation->objects, list)
 		free_object(o);
+	fullfork_put_ipc_namespaces(op);
 	kvfree(isolation->file_table);
 	kfree(isolation);
 	op->isolation = NULL;
