@@ -56,7 +56,8 @@ static inline int ipc_add_copy(struct ipc_ids *ids, struct kern_ipc_perm *perm,
 	int err;
 
 	perm->key = identity->key;
-	perm->mode = identity->mode;
+	/* Nobody gets it before its owner is known. */
+	perm->mode = 0;
 #ifdef CONFIG_CHECKPOINT_RESTORE
 	if (keep_id) {
 		ids->next_id = identity->id;
@@ -71,7 +72,18 @@ static inline int ipc_add_copy(struct ipc_ids *ids, struct kern_ipc_perm *perm,
 	perm->cuid = identity->cuid;
 	perm->gid = identity->gid;
 	perm->cgid = identity->cgid;
+	/* Pairs with ipcperms(), which does not take the lock. */
+	smp_store_release(&perm->mode, identity->mode);
 	return 0;
+}
+
+/* A copy would have the label of the member that it is made for, and messages none. */
+static inline bool ipc_is_labelled(struct kern_ipc_perm *perm)
+{
+	struct lsm_prop prop = {};
+
+	security_ipc_getlsmprop(perm, &prop);
+	return lsmprop_is_set(&prop);
 }
 
 /* Who was a member is its replica. */

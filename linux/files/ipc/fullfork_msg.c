@@ -8,6 +8,10 @@
 
 #include "fullfork.h"
 
+/* More is not copied: it would be done under the lock of the queue. */
+#define MOST_MESSAGES	(1UL << 14)
+#define MOST_BYTES	(1UL << 22)
+
 static struct msg_queue *msg_new_copy(void)
 {
 	struct msg_queue *copy = kzalloc_obj(*copy, GFP_KERNEL_ACCOUNT);
@@ -63,6 +67,11 @@ static long msg_list_sizes(struct ipc_namespace *ns, int id, size_t *sizes, unsi
 
 	if (IS_ERR(msq))
 		return PTR_ERR(msq);
+	if (ipc_is_labelled(&msq->q_perm) || msq->q_qnum > MOST_MESSAGES ||
+	    msq->q_cbytes > MOST_BYTES) {
+		ipc_unlock(&msq->q_perm);
+		return -EBUSY;
+	}
 	list_for_each_entry(msg, &msq->q_messages, m_list) {
 		if (nr < max)
 			sizes[nr] = msg->m_ts;

@@ -94,7 +94,9 @@ static int sem_copy_state(struct ipc_namespace *ns, int id, struct sem_array *co
 	if (IS_ERR(sma))
 		return -EAGAIN;
 	sem_lock(sma, NULL, -1);
-	if (ipc_valid_object(&sma->sem_perm) && sma->sem_nsems == copy->sem_nsems) {
+	if (ipc_is_labelled(&sma->sem_perm)) {
+		err = -EBUSY;
+	} else if (ipc_valid_object(&sma->sem_perm) && sma->sem_nsems == copy->sem_nsems) {
 		ipc_get_identity(&sma->sem_perm, identity);
 		copy->sem_ctime = sma->sem_ctime;
 		for (i = 0; i < sma->sem_nsems; i++) {
@@ -129,7 +131,8 @@ static int sem_add_copy(struct ipc_namespace *ns, struct sem_array *copy,
  * @id: its ID
  * @to: the namespace that is to have the same
  *
- * Return: 0, -ENOMEM, -EAGAIN or what a security module says.
+ * Return: 0, -ENOMEM, -EAGAIN, what a security module says, or -EBUSY if it has to be
+ * shared.
  */
 int fullfork_copy_sem(struct ipc_namespace *from, int id, struct ipc_namespace *to)
 {

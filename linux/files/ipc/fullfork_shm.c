@@ -144,6 +144,10 @@ static struct file *shm_copy_state(struct ipc_namespace *ns, int id, struct shmi
 
 	if (IS_ERR(shp))
 		return ERR_CAST(shp);
+	if (ipc_is_labelled(&shp->shm_perm)) {
+		shm_unlock(shp);
+		return ERR_PTR(-EBUSY);
+	}
 	ipc_get_identity(&shp->shm_perm, identity);
 	copy->shm_segsz = shp->shm_segsz;
 	copy->shm_atim = shp->shm_atim;

@@ -60,7 +60,8 @@
  * lets the write fail, as if a private page could not be copied.  Pages that are
  * pulled are charged to the one who does so; those that are pushed to the cgroup of the
  * member for which the copy was made.  A page that is poisoned is not copied: access
- * to it in the copy fails, and until then it cannot be removed from the source.  When
+ * to it in the copy fails, and as long as there is the copy it cannot be removed from
+ * the source.  When
  * there is nobody any more who has the source, its small pages are freed when they are
  * pulled for the last time.
  *
@@ -88,6 +89,7 @@
 #include <linux/security.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/userfaultfd_k.h>
 #include <linux/workqueue.h>
 
 #include "internal.h"
@@ -230,8 +232,11 @@ static void put_link(struct shmem_link *link)
 /* A link without pending pages; adding some is over with finish_link(). */
 static struct shmem_link *add_link(struct inode *source, struct inode *copy, pgoff_t end)
 {
-	struct shmem_link *link = kzalloc_obj(*link, GFP_KERNEL_ACCOUNT);
+	struct shmem_link *link;
 
+	if (WARN_ON_ONCE(!end))
+		return NULL;
+	link = kzalloc_obj(*link, GFP_KERNEL_ACCOUNT);
 	if (!link)
 		return NULL;
 	link->pending = kvcalloc(BITS_TO_LONGS(end), sizeof(long), GFP_KERNEL_ACCOUNT);
@@ -328,8 +333,11 @@ static pgoff_t next_in_copies(struct shmem_fullfork *ff, pgoff_t index, pgoff_t 
 	pgoff_t next = ULONG_MAX;
 
 	guard(rwsem_read)(&ff->copies_lock);
-	list_for_each_entry(link, &ff->copies, in_source)
+	list_for_each_entry(link, &ff->copies, in_source) {
 		next = min(next, next_pending(link, index, last));
+		/* What an older one has no more, a newer one has, see divide_pending(). */
+		smp_rmb();
+	}
 	return next;
 }
 
@@ -394,10 +402,13 @@ static int copy_highpage_mc(struct page *to, struct page *from)
 /* SGP_WRITE: it is not pulled, and not cleared. */
 static int copy_to(struct inode *copy, pgoff_t index, struct page *from)
 {
+	unsigned int flags = memalloc_nofs_save();
 	struct folio *to;
 	int err;
 
+	/* Reclaim may drop the last reference to another copy, and want copies_lock. */
 	err = shmem_get_folio(copy, index, 0, &to, SGP_WRITE);
+	memalloc_nofs_restore(flags);
 	if (err)
 		return err;
 	/* Somebody may have found a hole in the source just before that was filled. */
@@ -493,6 +504,9 @@ int __shmem_fullfork_pull(struct inode *inode, pgoff_t index)
 	if (!link)
 		return 0;
 	err = pull_by(link, index);
+	/* Whoever pushed it meanwhile did better; the source may have shrunk and grown. */
+	if (err && !is_pending(link, index))
+		err = 0;
 	put_used_link(link);
 	return err;
 }
@@ -525,8 +539,13 @@ static int push_by(struct shmem_link *link, struct folio *folio, pgoff_t index, 
 	struct mem_cgroup *old = set_active_memcg(link->to->memcg);
 	int err = 0;
 
-	while (!err && (index = next_pending(link, index, last)) != ULONG_MAX)
+	while (!err && (index = next_pending(link, index, last)) != ULONG_MAX) {
 		err = transfer(link, folio, index++);
+		cond_resched();
+		/* Who exits still has to write to robust lists. */
+		if (fatal_signal_pending(current) && !(current->flags & PF_EXITING))
+			err = err ?: -EINTR;
+	}
 	set_active_memcg(old);
 	return err;
 }
@@ -556,6 +575,8 @@ int __shmem_fullfork_push(struct inode *inode, struct folio *folio, pgoff_t inde
 			err = push_by(link, folio, index, last);
 			if (err)
 				break;
+			/* As in next_in_copies() */
+			smp_rmb();
 		}
 	}
 	while ((link = get_done_copy(ff)))
@@ -601,6 +622,7 @@ static void forget_range(struct shmem_fullfork *ff, pgoff_t index, pgoff_t end)
 				if (i == ULONG_MAX)
 					break;
 				clear_pending(link, i);
+				cond_resched();
 			}
 	}
 	while ((link = get_done_source(ff)))
@@ -824,7 +846,7 @@ static bool is_worth_deferring(struct inode *inode)
 		return false;
 	nr = READ_ONCE(inode->i_mapping->nrpages) + READ_ONCE(SHMEM_I(inode)->swapped) +
 	     shmem_fullfork_pending(inode);
-	return nr >= LEAST_PAGES && end / MOST_BITS_PER_PAGE <= nr && end <= INT_MAX;
+	return end && nr >= LEAST_PAGES && end / MOST_BITS_PER_PAGE <= nr && end <= INT_MAX;
 }
 
 /* Entries may have been split or joined while they were looked at. */
@@ -1041,10 +1063,13 @@ static int get_writers(struct address_space *mapping, struct writers *w)
 	return err;
 }
 
-/* Its pages would have to be there, and locked, again at once if it is locked. */
+/*
+ * Its pages would have to be there, and locked, again at once if it is locked; and
+ * userfaultfd would be told of those that it had given.
+ */
 static int notice_writes_in_vma(struct vm_area_struct *vma)
 {
-	if ((vma->vm_flags & VM_LOCKED_MASK) ||
+	if ((vma->vm_flags & VM_LOCKED_MASK) || userfaultfd_armed(vma) ||
 	    (vma->vm_ops != plain_vm_ops && vma->vm_ops != &shmem_fullfork_vm_ops))
 		return 1;
 	if (vma_start_write_killable(vma))
@@ -1121,8 +1146,13 @@ static int defer_copy(struct inode *inode, struct inode *copy)
 {
 	int err;
 
-	if (!is_worth_deferring(inode) || !inode_trylock(inode))
+	if (!inode_trylock(inode))
 		return 1;
+	/* Its size is not changed any more by those who found it from outside. */
+	if (i_size_read(inode) != i_size_read(copy) || !is_worth_deferring(inode)) {
+		inode_unlock(inode);
+		return 1;
+	}
 	err = make_pending(inode, copy) ?: notice_writes(inode);
 	if (!err && has_pinned_pages(inode))
 		err = -EBUSY;

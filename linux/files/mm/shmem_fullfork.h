@@ -59,6 +59,13 @@ static inline int shmem_fullfork_push(struct inode *inode, struct folio *folio, 
 	return err;
 }
 
+/* A page is there, locked, where there was none: copies have none.  Cannot fail. */
+static inline void shmem_fullfork_push_hole(struct inode *inode, pgoff_t index)
+{
+	if (shmem_in_fullfork(inode))
+		__shmem_fullfork_push(inode, NULL, index, 1);
+}
+
 /* Before all between these two bytes is removed, under the lock of the inode */
 static inline int shmem_fullfork_truncate(struct inode *inode, loff_t lstart, u64 lend)
 {
@@ -111,6 +118,8 @@ static inline int shmem_fullfork_push(struct inode *inode, struct folio *folio, 
 {
 	return 0;
 }
+
+static inline void shmem_fullfork_push_hole(struct inode *inode, pgoff_t index) { }
 
 static inline int shmem_fullfork_truncate(struct inode *inode, loff_t lstart, u64 lend)
 {

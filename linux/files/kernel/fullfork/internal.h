@@ -247,6 +247,7 @@ struct fullfork_result {
  * @groups: every process that is copied, parents before children
  * @spare: groups that were allocated and are not used yet
  * @look_again: the last look found processes that were not claimed yet
+ * @saw_new: it found tasks that were not started yet
  * @start: time at which the first original was marked
  * @deadline: until when originals have to be quiesced, in jiffies
  * @pid_ns: the namespace for the TIDs of CLONE_KEEP_TIDS, else NULL
@@ -282,6 +283,7 @@ struct fullfork {
 	struct list_head		groups;
 	struct list_head		spare;
 	bool				look_again;
+	bool				saw_new;
 	ktime_t				start;
 	unsigned long			deadline;
 	struct pid_namespace		*pid_ns;
@@ -394,6 +396,7 @@ void fullfork_found_attach(struct fullfork *op, const struct ipc_namespace *ns, 
 int fullfork_copy_ipc_namespaces(struct fullfork *op);
 struct ipc_namespace *fullfork_copied_ipc_ns(struct fullfork *op, const struct ipc_namespace *ns);
 int fullfork_link_ipc_namespaces(struct fullfork *op);
+struct ipc_namespace *fullfork_new_ipc_ns(void);
 void fullfork_enter_ipc_ns(struct task_struct *p, struct ipc_namespace *ns);
 void fullfork_put_ipc_namespaces(struct fullfork *op);
 

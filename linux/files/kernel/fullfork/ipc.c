@@ -31,7 +31,7 @@ static int add_ipc_ns(struct fullfork *op, struct fullfork_member *m)
 	struct fullfork_ipc_ns *entry;
 
 	/* It has no count, and all that there is. */
-	if (nsproxy->ipc_ns == &init_ipc_ns)
+	if (nsproxy->ipc_ns == init_nsproxy.ipc_ns)
 		return 0;
 	entry = find_ipc_ns(op, nsproxy->ipc_ns);
 	if (!entry) {
@@ -190,6 +190,25 @@ void fullfork_enter_ipc_ns(struct task_struct *p, struct ipc_namespace *ns)
 	ns_ref_active_get(ns);
 	ns_ref_active_put(old);
 	put_ipc_ns(old);
+}
+
+/**
+ * fullfork_new_ipc_ns() - an IPC namespace that nobody is in
+ *
+ * It is like that of current, but there is nothing in it.
+ *
+ * Return: the namespace; NULL if current is in the initial one; -ENOMEM or -EAGAIN.
+ */
+struct ipc_namespace *fullfork_new_ipc_ns(void)
+{
+	struct ipc_namespace *ns = current->nsproxy->ipc_ns;
+
+	if (ns == init_nsproxy.ipc_ns)
+		return NULL;
+	ns = copy_ipcs(CLONE_NEWIPC, ns->user_ns, ns);
+	if (IS_ERR(ns))
+		return ERR_PTR(PTR_ERR(ns) == -ENOMEM ? -ENOMEM : -EAGAIN);
+	return ns;
 }
 
 /**

@@ -145,7 +145,7 @@ static int copy_replica_namespaces(struct fullfork_place *place, struct task_str
 	struct fullfork_member *m = to_member(place);
 	struct task_struct *sib = place->siblings[FULLFORK_NSPROXY];
 	struct nsproxy *nsproxy = current->nsproxy;
-	struct ipc_namespace *ipc_ns;
+	struct ipc_namespace *ipc_ns, *own = NULL;
 	int err;
 
 	if (sib != current) {
@@ -153,8 +153,7 @@ static int copy_replica_namespaces(struct fullfork_place *place, struct task_str
 		p->nsproxy = sib->nsproxy;
 		return 0;
 	}
-	/* A reaper is in none that somebody may want to copy. */
-	ipc_ns = m->group ? fullfork_copied_ipc_ns(m->group->op, nsproxy->ipc_ns) : &init_ipc_ns;
+	ipc_ns = m->group ? fullfork_copied_ipc_ns(m->group->op, nsproxy->ipc_ns) : NULL;
 	if (!m->pid_ns_for_children && !ipc_ns) {
 		/*
 		 * Nothing is entered that the original did not enter: no
@@ -163,10 +162,17 @@ static int copy_replica_namespaces(struct fullfork_place *place, struct task_str
 		get_nsproxy(p->nsproxy);
 		return 0;
 	}
+	/* A reaper is in none that somebody may want to copy, or could not get at. */
+	if (!m->group)
+		own = fullfork_new_ipc_ns();
+	if (IS_ERR(own))
+		return PTR_ERR(own);
 	err = copy_namespaces_to_pid_ns(p, m->pid_ns_for_children ?:
 					   nsproxy->pid_ns_for_children);
-	if (!err && ipc_ns)
-		fullfork_enter_ipc_ns(p, ipc_ns);
+	if (!err && (own || ipc_ns))
+		fullfork_enter_ipc_ns(p, own ?: ipc_ns);
+	if (own)
+		put_ipc_ns(own);
 	return err;
 }
 

@@ -361,8 +361,9 @@ static int scan_children(struct fullfork_group *parent, unsigned int *nr_missing
 	__for_each_thread(parent->signal, t) {
 		list_for_each_entry(child, &t->children, sibling) {
 			if (is_new(child)) {
-				/* Its creator is marked, and wakes it first. */
+				/* Its creator wakes it soon, but need not be a member. */
 				op->look_again = true;
+				op->saw_new = true;
 				continue;
 			}
 			if (child->exit_state == EXIT_DEAD || is_vfork_child(child))
@@ -555,6 +556,10 @@ int fullfork_quiesce_all(struct fullfork *op)
 			return fullfork_fail(op, -EINTR, FULLFORK_KILLED, current);
 		if (nr_looks++ && time_after(jiffies, op->deadline))
 			return fullfork_fail(op, -EBUSY, FULLFORK_TIMEOUT, op->root->task);
+		/* As in wait_other() */
+		if (op->saw_new)
+			schedule_timeout_killable(1);
+		op->saw_new = false;
 		scoped_guard(spinlock_irq, &op->lock)
 			nr_changes = op->nr_changes;
 		err = claim_all(op) ?: fullfork_wait_quiesced(op) ?: wait_exits(op);

@@ -1158,4 +1158,54 @@ TEST_F_LONG(lazy_storm, goes_on_in_copies_of_copies)
 	end_storm(self);
 }
 
+/* Pages that are reserved behind the end of a file */
+FIXTURE(lazy_end)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(lazy_end)
+{
+	int i;
+
+	require_isolate(_metadata);
+	self->fd = memfd_create("fullfork", 0);
+	ASSERT_LE(0, self->fd);
+	/* The second call makes them look like pages that were written. */
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE, 0, 64 * 4096));
+}
+
+FIXTURE_TEARDOWN(lazy_end)
+{
+	close(self->fd);
+}
+
+static int see_end(void *arg)
+{
+	FIXTURE_DATA(lazy_end) *self = arg;
+	off_t size = lseek(self->fd, 0, SEEK_END);
+	char byte = 1;
+
+	replica_assert(size == 0 || size == 100);
+	replica_assert_eq(0, ftruncate(self->fd, 64 * 4096));
+	replica_assert_eq(1, pread(self->fd, &byte, 1, 40 * 4096));
+	replica_assert_eq(0, byte);
+	replica_assert_eq(1, pwrite(self->fd, "x", 1, 40 * 4096));
+	return REPLICA_PASS;
+}
+
+TEST_F(lazy_end, is_that_of_an_empty_file)
+{
+	isolate_and_pass(_metadata, 0, see_end, self);
+	EXPECT_EQ(0, lseek(self->fd, 0, SEEK_END));
+}
+
+TEST_F(lazy_end, is_in_the_first_page)
+{
+	ASSERT_EQ(0, ftruncate(self->fd, 100));
+	isolate_and_pass(_metadata, 0, see_end, self);
+	EXPECT_EQ(100, lseek(self->fd, 0, SEEK_END));
+}
+
 TEST_HARNESS_MAIN
