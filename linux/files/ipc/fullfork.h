@@ -9,6 +9,7 @@
 #include <linux/fullfork_ipc.h>
 #include <linux/fullfork_isolate.h>
 #include <linux/ipc_namespace.h>
+#include <linux/security.h>
 
 #include "util.h"
 
