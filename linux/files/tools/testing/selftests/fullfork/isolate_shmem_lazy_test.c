@@ -26,7 +26,7 @@ static size_t page;
 /* Where page @n begins */
 #define at(n) ((n) * page)
 
-static long meminfo(const char *field)
+static long meminfo_kb(const char *field)
 {
 	char text[8192], *line;
 	long kb = -1;
@@ -41,7 +41,7 @@ static long meminfo(const char *field)
 
 static long shmem_kb(void)
 {
-	return meminfo("\nShmem:");
+	return meminfo_kb("\nShmem:");
 }
 
 /* The counters of each CPU are not part of that at once. */
@@ -60,12 +60,13 @@ static bool is_pattern_from(const unsigned char *mem, size_t from, size_t end)
 	return true;
 }
 
-#define EXPECT_SHMEM(expected)						\
-	EXPECT_TRUE(wait_until(is_about(shmem_kb(), expected), DEADLINE)) \
-	{								\
-		TH_LOG("%ld kB of shared memory, not %ld", shmem_kb(),	\
-		       (long)(expected));				\
+static void expect_shmem(struct __test_metadata *_metadata, long expected)
+{
+	EXPECT_TRUE(wait_until(is_about(shmem_kb(), expected), DEADLINE))
+	{
+		TH_LOG("%ld kB of shared memory, not %ld", shmem_kb(), expected);
 	}
+}
 
 static void *map_anonymous(size_t size, int how)
 {
@@ -135,24 +136,24 @@ TEST_F_LONG(lazy_memory, grows_as_pages_are_used)
 	size_t i;
 	long pid = isolate(_metadata, 0, touch_in_steps, self);
 
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 	let_go_on(1);
 	ASSERT_TRUE(wait_step(1));
-	EXPECT_SHMEM(self->before + quarter);
+	expect_shmem(_metadata, self->before + quarter);
 	let_go_on(2);
 	ASSERT_TRUE(wait_step(2));
-	EXPECT_SHMEM(self->before + 2 * quarter);
+	expect_shmem(_metadata, self->before + 2 * quarter);
 	/* What the original reads costs nothing, what it writes does. */
 	EXPECT_TRUE(is_pattern(self->mem, BIG));
-	EXPECT_SHMEM(self->before + 2 * quarter);
+	expect_shmem(_metadata, self->before + 2 * quarter);
 	memset(self->mem + BIG / 2, 'o', BIG / 4);
-	EXPECT_SHMEM(self->before + 3 * quarter);
+	expect_shmem(_metadata, self->before + 3 * quarter);
 	let_go_on(3);
 	ASSERT_TRUE(wait_step(3));
-	EXPECT_SHMEM(self->before + 4 * quarter);
+	expect_shmem(_metadata, self->before + 4 * quarter);
 	let_go_on(4);
 	expect_pass(_metadata, pid);
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 	EXPECT_TRUE(is_pattern(self->mem, BIG / 2));
 	for (i = BIG / 2; i < 3 * (BIG / 4); i++)
 		ASSERT_EQ('o', self->mem[i]);
@@ -193,18 +194,18 @@ TEST_F_LONG(lazy_memory, is_not_needed_twice_when_the_original_is_gone)
 
 	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
 	ASSERT_EQ(0, munmap(self->mem, BIG));
-	EXPECT_SHMEM(self->before - big);
+	expect_shmem(_metadata, self->before - big);
 	original = copy_and_exit(self);
 	ASSERT_LE(0, original);
 	status = xwaitpid(_metadata, original, DEADLINE);
 	ASSERT_EQ(0, status);
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 	let_go_on(1);
 	ASSERT_TRUE(wait_step(1));
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 	let_go_on(2);
 	expect_pass(_metadata, load(&report->word[WORD_FREE + 1]));
-	EXPECT_SHMEM(self->before - big);
+	expect_shmem(_metadata, self->before - big);
 }
 
 /* There is no descriptor left: that is known when all is made. */
@@ -224,11 +225,11 @@ TEST_F(lazy_memory, is_as_before_after_a_call_that_failed)
 		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &none));
 		EXPECT_EQ(-EMFILE, sys_clone3(&args, sizeof(args)));
 		ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
-		EXPECT_SHMEM(self->before);
+		expect_shmem(_metadata, self->before);
 		memset(self->mem + round * page, 'o', page);
 	}
 	EXPECT_TRUE(is_pattern_from(self->mem, 3 * page, BIG));
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 }
 
 /* ---- every way to use it, on either side */
@@ -697,7 +698,7 @@ TEST_F_LONG(lazy_copies, one_after_the_other)
 		isolate_and_pass(_metadata, 0, see_and_change_it, self);
 		ASSERT_TRUE(is_as_model(self));
 	}
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 }
 
 static int change_and_see(void *arg)
@@ -728,7 +729,7 @@ TEST_F_LONG(lazy_copies, at_the_same_time)
 	for (i = 0; i < 8; i++)
 		expect_pass(_metadata, pid[i]);
 	EXPECT_TRUE(is_as_model(self));
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 }
 
 /* Each generation has changed a page; the first one has gone on meanwhile. */
@@ -763,7 +764,7 @@ TEST_F_LONG(lazy_copies, of_copies)
 	let_go_on(1);
 	expect_pass(_metadata, pid);
 	EXPECT_TRUE(is_as_model(self));
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 }
 
 /* Only the last one is there: what was never changed came from the first one. */
@@ -795,7 +796,7 @@ TEST_F_LONG(lazy_copies, of_copies_that_are_gone)
 	while (waitpid(-1, &status, __WALL) > 0)
 		EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == REPLICA_PASS);
 	EXPECT_TRUE(is_as_model(self));
-	EXPECT_SHMEM(self->before);
+	expect_shmem(_metadata, self->before);
 }
 
 /* Original and replica have children that share what they have. */
@@ -1000,7 +1001,7 @@ TEST_F_LONG(lazy_huge, may_be_in_the_source)
 	size_t i;
 	long pid;
 
-	ASSERT_LE((long)(HUGE_PAGE / 1024), meminfo("\nShmemHugePages:"));
+	ASSERT_LE((long)(HUGE_PAGE / 1024), meminfo_kb("\nShmemHugePages:"));
 	pid = isolate(_metadata, 0, see_huge, self);
 	memset(self->mem + HUGE_PAGE, 'o', page);
 	ASSERT_EQ(0, madvise(self->mem + 2 * HUGE_PAGE, HUGE_PAGE + 5 * page, MADV_REMOVE));
