@@ -6,11 +6,13 @@
  */
 #ifdef CONFIG_FULLFORK
 
+#include <linux/sizes.h>
+
 #include "fullfork.h"
 
 /* More is not copied: it would be done under the lock of the queue. */
-#define MOST_MESSAGES	(1UL << 14)
-#define MOST_BYTES	(1UL << 22)
+#define MOST_MESSAGES	16384
+#define MOST_BYTES	SZ_4M
 
 static struct msg_queue *msg_new_copy(void)
 {
