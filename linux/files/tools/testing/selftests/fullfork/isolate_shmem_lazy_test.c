@@ -92,7 +92,7 @@ static void let_go_on(__u32 step)
 
 /* ---- how much memory that needs */
 
-#define BIG (64UL << 20)
+#define BIG (16UL << 20)
 
 FIXTURE(lazy_memory)
 {
