@@ -177,10 +177,26 @@ def changed_files():
         queue_git.BRANCH)
 
 
+def included_parts(paths):
+    """Files in C that are parts of others, which include them."""
+    parts = set()
+    for path in paths:
+        name = os.path.join(kbuild.SRC, path)
+        if path.endswith(".c") and os.path.exists(name):
+            with open(name, encoding="utf-8") as f:
+                parts |= {os.path.join(os.path.dirname(path), part) for part in
+                          re.findall(r'^#include "([\w-]+\.c)"', f.read(), re.M)}
+    return parts
+
+
 def sparse_objects():
     """Objects of the files of the base that we edit, and of our own files."""
     objects, ours = [], []
-    for status, path in changed_files():
+    changed = changed_files()
+    parts = included_parts(path for _, path in changed)
+    for status, path in changed:
+        if path in parts:
+            continue
         # The helpers of Rust are compiled as parts of one file.
         if not path.endswith(".c") or path.startswith(("tools/", "samples/", "rust/")):
             continue
