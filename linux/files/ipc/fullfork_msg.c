@@ -176,7 +176,7 @@ static int msg_add_copy(struct ipc_namespace *ns, struct msg_queue *copy,
 int fullfork_copy_msg(struct ipc_namespace *from, int id, struct ipc_namespace *to)
 {
 	struct msg_queue *copy = msg_new_copy();
-	struct ipc_identity identity;
+	struct ipc_identity identity = {};
 	int err;
 
 	if (IS_ERR(copy))

@@ -136,7 +136,7 @@ static int sem_add_copy(struct ipc_namespace *ns, struct sem_array *copy,
  */
 int fullfork_copy_sem(struct ipc_namespace *from, int id, struct ipc_namespace *to)
 {
-	struct ipc_identity identity;
+	struct ipc_identity identity = {};
 	struct sem_array *copy;
 	int err, nsems = sem_count(from, id);
 

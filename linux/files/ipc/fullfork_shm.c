@@ -165,7 +165,7 @@ static struct file *shm_copy_state(struct ipc_namespace *ns, int id, struct shmi
 static int shm_fill_copy(struct ipc_namespace *from, int id, struct ipc_namespace *ns,
 			 struct shmid_kernel *copy)
 {
-	struct ipc_identity identity;
+	struct ipc_identity identity = {};
 	struct ucounts *ucounts;
 	struct file *base, *file;
 	int err;

@@ -1049,6 +1049,7 @@ static int get_writers(struct address_space *mapping, struct writers *w)
 		return -ENOMEM;
 	i_mmap_lock_read(mapping);
 	mapping_rmap_tree_foreach(vma, mapping, 0, ULONG_MAX) {
+		cond_resched();
 		/* Who has no users any more does not write. */
 		if (!vma_is_shared_maywrite(vma) || is_writer(w, vma->vm_mm) ||
 		    !mmget_not_zero(vma->vm_mm))
@@ -1110,6 +1111,7 @@ static bool has_other_writers(struct address_space *mapping, const struct writer
 
 	i_mmap_lock_read(mapping);
 	mapping_rmap_tree_foreach(vma, mapping, 0, ULONG_MAX) {
+		cond_resched();
 		if (!vma_is_shared_maywrite(vma))
 			continue;
 		nr++;

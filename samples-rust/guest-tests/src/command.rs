@@ -40,7 +40,7 @@ const PYTHON: &str = "
 import os, sys, threading, time
 def wait(name):
     while not os.path.exists(sys.argv[1] + '/go'):
-        time.sleep(0.01)
+        time.sleep(0.05)
     with open(sys.argv[1] + '/lines', 'a') as f:
         f.write('%s\\n' % name)
 threads = [threading.Thread(target=wait, args=(n,)) for n in 'abc']

@@ -4,11 +4,12 @@
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::thread::{self, sleep};
-use std::time::Duration;
+use std::thread;
+
+use rustix::fs::{CWD, Mode, mkfifoat};
 
 use crate::sfork;
 use crate::world::{Running, Scratch, threads, wait_until};
@@ -25,8 +26,8 @@ thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Threads that wait for the file `go`, and each write a line then. The process
-/// ends with 0 if every thread was what it had been before it was copied.
+/// Threads that wait for the end of the FIFO `go`, and each write a line then. The
+/// process ends with 0 if every thread was what it had been before it was copied.
 fn workers(directory: &Path, number: usize) -> ExitCode {
     let workers: Vec<_> = (0..number)
         .map(|index| {
@@ -47,25 +48,22 @@ fn workers(directory: &Path, number: usize) -> ExitCode {
 fn work(directory: &Path, index: usize) -> bool {
     INDEX.set(index);
     let canary = vec![index; 1000];
-    let mut rounds = 0_u64;
-    while !directory.join("go").exists() {
-        rounds += 1;
-        if rounds == 2 {
-            File::create(directory.join(format!("up.{index}"))).unwrap();
-        }
-        // There may be a thousand of them.
-        sleep(Duration::from_millis(50));
-    }
+    let mut go = File::open(directory.join("go")).unwrap();
+    File::create(directory.join(format!("up.{index}"))).unwrap();
+    // There may be a thousand of them: whoever waits must not run.
+    let at_end = go.read(&mut [0]).unwrap() == 0;
     let line = format!("{} {index}\n", std::process::id());
     let lines = OpenOptions::new().append(true).create(true).open(directory.join("lines"));
     lines.unwrap().write_all(line.as_bytes()).unwrap();
-    rounds >= 2 && INDEX.get() == index && canary.iter().all(|word| *word == index)
+    at_end && INDEX.get() == index && canary.iter().all(|word| *word == index)
 }
 
 /// The program `workers`, running.
 pub(crate) struct Workers {
     pub(crate) process: Running,
     directory: PathBuf,
+    /// The only end of the FIFO `go` that can write.
+    go: Cell<Option<File>>,
 }
 
 impl Workers {
@@ -77,9 +75,13 @@ impl Workers {
 
     /// Starts `command`, which runs this program.
     pub(crate) fn start_with(command: Command, scratch: &Scratch, number: usize) -> Self {
-        let process = Running::start(command);
         let directory = scratch.path().to_owned();
-        let workers = Self { process, directory };
+        let fifo = directory.join("go");
+        mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+        // Not to wait for a reader.
+        let go = OpenOptions::new().read(true).write(true).open(fifo).unwrap();
+        let process = Running::start(command);
+        let workers = Self { process, directory, go: Cell::new(Some(go)) };
         wait_until("all workers are up", || {
             (0..number).all(|index| workers.directory.join(format!("up.{index}")).exists())
         });
@@ -96,7 +98,7 @@ impl Workers {
 
     /// Lets all workers end, in all copies.
     pub(crate) fn go(&self) {
-        File::create(self.directory.join("go")).unwrap();
+        self.go.take();
     }
 
     /// How many workers wrote their line. A line is written in one piece.

@@ -27,11 +27,30 @@ FIXTURE(file)
 
 FIXTURE_VARIANT(file)
 {
-	bool overlay;
+	const char *type;
 };
 
-FIXTURE_VARIANT_ADD(file, tmpfs) { .overlay = false };
-FIXTURE_VARIANT_ADD(file, overlay) { .overlay = true };
+FIXTURE_VARIANT_ADD(file, tmpfs) { .type = "tmpfs" };
+FIXTURE_VARIANT_ADD(file, overlay) { .type = "overlay" };
+FIXTURE_VARIANT_ADD(file, ext4) { .type = "ext4" };
+
+static void mount_overlay(struct __test_metadata *_metadata, const char *dir)
+{
+	ASSERT_EQ(0, mkdir("/tmp/lower", 0755));
+	ASSERT_EQ(0, mkdir("/tmp/upper", 0755));
+	ASSERT_EQ(0, mkdir("/tmp/work", 0755));
+	ASSERT_EQ(0, mount("overlay", dir, "overlay", 0,
+			   "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"));
+}
+
+static void mount_ext4(struct __test_metadata *_metadata)
+{
+	skip_unless(!system("command -v mkfs.ext4 >/dev/null"), _exit(0),
+		    "there is no mkfs.ext4");
+	ASSERT_EQ(0, system("truncate -s 8M /tmp/image && "
+			    "mkfs.ext4 -q /tmp/image && "
+			    "mount -t ext4 -o loop /tmp/image /tmp/dir"));
+}
 
 FIXTURE_SETUP(file)
 {
@@ -44,13 +63,10 @@ FIXTURE_SETUP(file)
 	ASSERT_EQ(0, mount("tmpfs", "/tmp", "tmpfs", 0, NULL));
 	snprintf(self->dir, sizeof(self->dir), "/tmp/dir");
 	ASSERT_EQ(0, mkdir(self->dir, 0755));
-	if (variant->overlay) {
-		ASSERT_EQ(0, mkdir("/tmp/lower", 0755));
-		ASSERT_EQ(0, mkdir("/tmp/upper", 0755));
-		ASSERT_EQ(0, mkdir("/tmp/work", 0755));
-		ASSERT_EQ(0, mount("overlay", self->dir, "overlay", 0,
-				   "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"));
-	}
+	if (!strcmp(variant->type, "overlay"))
+		mount_overlay(_metadata, self->dir);
+	else if (!strcmp(variant->type, "ext4"))
+		mount_ext4(_metadata);
 	snprintf(self->path, sizeof(self->path), "%s/file", self->dir);
 	self->fd = open(self->path, O_RDWR | O_CREAT | O_EXCL, 0644);
 	ASSERT_LE(0, self->fd);
