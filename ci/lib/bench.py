@@ -37,7 +37,7 @@ class Boot:
 
 BOOTS = [
     Boot("copies", "fast", ["threads", "still", "trees", "kernel-memory",
-                            "snapshot", "sfork"]),
+                            "snapshot", "sfork", "isolate"]),
     Boot("criu", "criu", ["criu"]),
     Boot("plain-fast", "fast", ["plain"]),
     Boot("plain-base", "base", ["plain"]),
@@ -46,7 +46,7 @@ BOOTS = [
     Boot("wall", "fast", ["wall"], counts=False),
 ]
 SHORT = [
-    Boot("copies", "fast", ["threads", "still", "trees", "sfork"]),
+    Boot("copies", "fast", ["threads", "still", "trees", "sfork", "isolate"]),
     Boot("plain-fast", "fast", ["plain"]),
     Boot("plain-base", "base", ["plain"]),
 ]

@@ -4,6 +4,30 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a process has besides itself.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Held {
+    /// What each of those has: ten descriptors of pipes.
+    Nothing,
+    /// Devices, of a kind that is never copied.
+    Devices,
+    /// Eventfds that another process has too.
+    OthersEventfds,
+    /// Pipes of its own.
+    Pipes,
+    /// Eventfds of its own.
+    Eventfds,
+    /// Pairs of unix sockets of its own.
+    Sockets,
+    /// Timerfds of its own.
+    Timerfds,
+    /// Epoll instances of its own.
+    Epolls,
+    /// Shared anonymous memory of its own.
+    Memory,
+}
+
 /// What was measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +105,10 @@ pub(crate) enum Figure {
     IrqsOff,
     /// The same by `fork()` and thread creation.
     IrqsOffOfFork,
+    /// A full fork of a process of one thread that has this.
+    NotIsolated(Held),
+    /// The same with `CLONE_ISOLATE`.
+    Isolated(Held),
     /// A running copy of a snapshot, until the call returns.
     Spawn,
     /// `criu dump --leave-running`.

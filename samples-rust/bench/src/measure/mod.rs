@@ -6,6 +6,7 @@
 mod criu;
 mod elf;
 mod holds;
+mod isolate;
 mod kernel_memory;
 mod plain;
 mod program;
@@ -23,6 +24,7 @@ use std::process::{Command, Stdio};
 
 use crate::record::Record;
 
+pub(crate) use isolate::OBJECTS;
 pub(crate) use suites::{Suite, run};
 pub(crate) use work::{Work, work};
 

@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicU32;
 pub(crate) const CLONE_ALL_THREADS: u64 = 1 << 62;
 pub(crate) const CLONE_SUBTREE: u64 = 1 << 61;
 pub(crate) const CLONE_STOPPED: u64 = 1 << 60;
+pub(crate) const CLONE_ISOLATE: u64 = 1 << 57;
 const CLONE_SFORK: u64 = 1 << 56;
 
 /// What each thread of a process is made with, but for what names it.

@@ -5,7 +5,7 @@
 use clap::ValueEnum;
 
 use super::{Fallible, Work, criu, in_new_process, snapshot};
-use crate::record::{Record, Size};
+use crate::record::{Held, Record, Size};
 
 /// A part of the measurements that can be made by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,6 +24,8 @@ pub(crate) enum Suite {
     Snapshot,
     /// The calling thread in the child, against fork and vfork.
     Sfork,
+    /// What `CLONE_ISOLATE` adds.
+    Isolate,
     /// The same programs with CRIU.
     Criu,
     /// How long locks are held, and interrupts off; needs a kernel that tells.
@@ -51,6 +53,7 @@ pub(crate) fn run(suite: Suite, short: bool) -> Fallible<Vec<Record>> {
         Suite::KernelMemory => in_new_process(Work::KernelMemory { threads: 1000 }),
         Suite::Snapshot => snapshot::measure(),
         Suite::Sfork => sforks(),
+        Suite::Isolate => isolate(),
         Suite::Criu => criu::measure(),
         Suite::Holds => holds(),
         Suite::Wall => in_new_process(Work::Wall { threads: 512, samples: 15 }),
@@ -129,6 +132,24 @@ fn sforks() -> Fallible<Vec<Record>> {
     for mb in [0, 1000] {
         let size = Size::threads(1).with_mb(mb);
         records.extend(in_new_process(Work::Sfork { size, samples: 15 })?);
+    }
+    Ok(records)
+}
+
+fn isolate() -> Fallible<Vec<Record>> {
+    let mut records = vec![];
+    for held in [
+        Held::Nothing,
+        Held::Devices,
+        Held::OthersEventfds,
+        Held::Pipes,
+        Held::Eventfds,
+        Held::Sockets,
+        Held::Timerfds,
+        Held::Epolls,
+        Held::Memory,
+    ] {
+        records.extend(in_new_process(Work::Isolate { held, samples: 9 })?);
     }
     Ok(records)
 }

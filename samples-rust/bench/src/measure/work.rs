@@ -8,8 +8,8 @@ use super::subject::{
     Pages, Tree, become_threads, end, never, run_before_others, settle, take_memory,
 };
 use super::trace::Trace;
-use super::{Fallible, holds, kernel_memory, plain, program, raw, sfork, wall};
-use crate::record::{Figure, Record, Size};
+use super::{Fallible, holds, isolate, kernel_memory, plain, program, raw, sfork, wall};
+use crate::record::{Figure, Held, Record, Size};
 
 /// An order to a new process; it prints the records that it makes.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -35,6 +35,8 @@ pub(crate) enum Work {
     Wall { threads: u32, samples: usize },
     /// Kernel memory of threads and of replicas.
     KernelMemory { threads: u32 },
+    /// Full forks of a process that has this, with and without `CLONE_ISOLATE`.
+    Isolate { held: Held, samples: usize },
     /// How long others are kept off.
     Holds { size: Size },
     /// Is a process, or tree, of this size until it is killed.
@@ -52,6 +54,7 @@ pub(crate) fn work(order: &str) -> Fallible<()> {
         Work::WideTrees { size, samples } => wide_trees(size, samples)?,
         Work::Plain { samples } => plain::measure(samples)?,
         Work::Sfork { size, samples } => sfork::measure(size, samples)?,
+        Work::Isolate { held, samples } => isolate::measure(held, samples)?,
         Work::Holds { size } => holds::measure(size)?,
         Work::Wait { size } => program::wait(size)?,
         Work::Wall { threads, samples } => wall::measure(threads, samples)?,

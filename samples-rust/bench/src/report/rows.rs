@@ -3,7 +3,8 @@
 //! The goals, and what was measured against each.
 
 use super::fit::quadratic_share;
-use crate::record::{Figure, Measurements, Size};
+use crate::measure::OBJECTS;
+use crate::record::{Figure, Held, Measurements, Size};
 
 /// What a value should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +46,7 @@ const KNOWN: &[(&str, &str, f64)] = &[
 const THREADS: &str = "full fork / floor";
 const STILL: &str = "stand still / floor";
 const TREES: &str = "tree / its plain forks";
+const ISOLATE: &str = "CLONE_ISOLATE / without it";
 const SPAWNS: &str = "spawn of a snapshot / plain fork";
 
 impl Row {
@@ -160,6 +162,7 @@ pub(crate) fn rows(runs: &[Measurements]) -> Vec<Row> {
         wall(run, &mut rows);
         spawns(run, &mut rows);
         sforks(run, &mut rows);
+        isolate(run, &mut rows);
         criu(run, &mut rows);
     }
     rows
@@ -329,6 +332,52 @@ fn sforks(run: &Measurements, rows: &mut Vec<Row>) {
     }
 }
 
+fn isolate(run: &Measurements, rows: &mut Vec<Row>) {
+    let without = |held| run.median(Figure::NotIsolated(held), Size::threads(1));
+    let with = |held| run.median(Figure::Isolated(held), Size::threads(1));
+    let (Some(plain), Some(isolated)) = (without(Held::Nothing), with(Held::Nothing)) else {
+        return;
+    };
+    // What something adds to each kind of copy.
+    let added = |held| {
+        let (plain, isolated) =
+            (without(held)?.checked_sub(plain)?, with(held)?.checked_sub(isolated)?);
+        Some((plain, isolated.saturating_sub(plain)))
+    };
+    let mut row = |figure, case: &str, goal, part, whole| {
+        rows.push(ratio(figure, case.to_owned(), goal, part, whole));
+    };
+    row(ISOLATE, "10 internal descriptors", Goal::Told, isolated, plain);
+    for (held, case, goal) in [
+        (Held::Devices, "990 devices more", Goal::AtMost(1.0)),
+        (Held::OthersEventfds, "990 eventfds of others more", Goal::Told),
+    ] {
+        if let Some((dup, found)) = added(held) {
+            row("finding what is internal / dup_fd()", case, goal, found, dup);
+        }
+    }
+    for (held, case) in [
+        (Held::Pipes, "a pipe"),
+        (Held::Eventfds, "an eventfd"),
+        (Held::Sockets, "a pair of unix sockets"),
+        (Held::Timerfds, "a timerfd"),
+        (Held::Epolls, "an epoll instance"),
+    ] {
+        if let Some((_, copied)) = added(held) {
+            row(
+                "an object copied / a copy without",
+                case,
+                Goal::Told,
+                copied / u64::from(OBJECTS),
+                isolated,
+            );
+        }
+    }
+    if let (Some(part), Some(whole)) = (with(Held::Memory), without(Held::Memory)) {
+        row(ISOLATE, "100 MB of shared memory", Goal::Told, part, whole);
+    }
+}
+
 fn criu(run: &Measurements, rows: &mut Vec<Row>) {
     for size in run.sizes(Figure::FullForkByPidfd) {
         let dump = run.median(Figure::CriuDump, size);
@@ -487,6 +536,23 @@ mod tests {
         };
         assert_eq!(judge(1050, 1020), [(1.05, true), (1.02, true)]);
         assert_eq!(judge(1051, 1021), [(1.051, false), (1.021, false)]);
+    }
+
+    #[test]
+    fn to_find_out_costs_no_more_than_the_descriptors() {
+        let size = Size::threads(1);
+        let judge = |isolated| {
+            let records = [
+                (Figure::NotIsolated(Held::Nothing), 1000),
+                (Figure::Isolated(Held::Nothing), 2000),
+                (Figure::NotIsolated(Held::Devices), 1400),
+                (Figure::Isolated(Held::Devices), isolated),
+            ]
+            .map(|(figure, count)| Record::new(figure, size, vec![count]));
+            verdicts(run("fast", records.to_vec()))
+        };
+        assert_eq!(judge(2800), [(2.0, true), (1.0, true)]);
+        assert_eq!(judge(2804), [(2.0, true), (1.01, false)]);
     }
 
     #[test]
