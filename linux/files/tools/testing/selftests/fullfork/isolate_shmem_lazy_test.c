@@ -8,9 +8,11 @@
 #include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
+#include <sys/swap.h>
 #include <sys/uio.h>
 
 #ifndef UFFD_USER_MODE_ONLY
@@ -1207,6 +1209,134 @@ TEST_F(lazy_end, is_in_the_first_page)
 	ASSERT_EQ(0, ftruncate(self->fd, 100));
 	isolate_and_pass(_metadata, 0, see_end, self);
 	EXPECT_EQ(100, lseek(self->fd, 0, SEEK_END));
+}
+
+/* ---- memory that is not in memory */
+
+#define SWAPPED (1UL << 20)
+
+FIXTURE(lazy_swap)
+{
+	char device[64];
+	unsigned char *mem;
+};
+
+/* A file of a tmpfs of its own is what it is written to. */
+static bool make_swap(char *device, size_t size)
+{
+	FILE *f = popen("truncate -s 16M /tmp/swap && mkswap -q /tmp/swap && "
+			"losetup --find --show /tmp/swap", "r");
+
+	if (!f)
+		return false;
+	if (!fgets(device, size, f))
+		device[0] = '\0';
+	device[strcspn(device, "\n")] = '\0';
+	return !pclose(f);
+}
+
+FIXTURE_SETUP(lazy_swap)
+{
+	require_isolate(_metadata);
+	require_root(_metadata, "swap of its own");
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	ASSERT_EQ(0, mount("tmpfs", "/tmp", "tmpfs", 0, NULL));
+	ASSERT_TRUE(make_swap(self->device, sizeof(self->device)));
+	ASSERT_EQ(0, swapon(self->device, 0));
+	self->mem = map_anonymous(SWAPPED, MAP_SHARED);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	fill_pattern(self->mem, SWAPPED);
+}
+
+FIXTURE_TEARDOWN(lazy_swap)
+{
+	char command[80];
+
+	EXPECT_EQ(0, swapoff(self->device));
+	snprintf(command, sizeof(command), "losetup --detach %s", self->device);
+	EXPECT_EQ(0, system(command));
+}
+
+/* Most of it is in swap then. */
+static bool page_out(unsigned char *mem)
+{
+	long before = meminfo_kb("\nSwapFree:");
+
+	return !madvise(mem, SWAPPED, MADV_PAGEOUT) &&
+	       before - meminfo_kb("\nSwapFree:") >= (long)(SWAPPED / 2 / 1024);
+}
+
+static bool is_only(const unsigned char *mem, unsigned char byte, size_t size)
+{
+	size_t i;
+
+	for (i = 0; i < size; i++)
+		if (mem[i] != byte)
+			return false;
+	return true;
+}
+
+static int use_and_page_out(void *arg)
+{
+	FIXTURE_DATA(lazy_swap) *self = arg;
+
+	end_step(0);
+	replica_assert(is_pattern(self->mem, SWAPPED));
+	memset(self->mem, 'r', SWAPPED / 4);
+	replica_assert(page_out(self->mem));
+	replica_assert(is_only(self->mem, 'r', SWAPPED / 4));
+	replica_assert(is_pattern_from(self->mem, SWAPPED / 4, SWAPPED));
+	return REPLICA_PASS;
+}
+
+TEST_F(lazy_swap, has_the_source)
+{
+	long pid;
+
+	EXPECT_TRUE(page_out(self->mem));
+	pid = isolate(_metadata, 0, use_and_page_out, self);
+	let_go_on(1);
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(is_pattern(self->mem, SWAPPED));
+}
+
+TEST_F(lazy_swap, gets_the_source_afterwards)
+{
+	long pid = isolate(_metadata, 0, use_and_page_out, self);
+
+	EXPECT_TRUE(page_out(self->mem));
+	let_go_on(1);
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(is_pattern(self->mem, SWAPPED));
+}
+
+TEST_F(lazy_swap, has_what_the_original_writes)
+{
+	long pid;
+
+	EXPECT_TRUE(page_out(self->mem));
+	pid = isolate(_metadata, 0, use_and_page_out, self);
+	memset(self->mem, 'o', SWAPPED / 2);
+	EXPECT_TRUE(page_out(self->mem));
+	let_go_on(1);
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(is_only(self->mem, 'o', SWAPPED / 2));
+	EXPECT_TRUE(is_pattern_from(self->mem, SWAPPED / 2, SWAPPED));
+}
+
+/* Swap is taken away while copies are still to be made of what is there. */
+TEST_F(lazy_swap, is_taken_away)
+{
+	long pid;
+
+	EXPECT_TRUE(page_out(self->mem));
+	pid = isolate(_metadata, 0, use_and_page_out, self);
+	EXPECT_EQ(0, swapoff(self->device));
+	EXPECT_EQ(0, swapon(self->device, 0));
+	let_go_on(1);
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(is_pattern(self->mem, SWAPPED));
 }
 
 TEST_HARNESS_MAIN
