@@ -1305,6 +1305,8 @@ TEST_F(lazy_swap, gets_the_source_afterwards)
 {
 	long pid = isolate(_metadata, 0, use_and_page_out, self);
 
+	/* What is in no page table is not paged out. */
+	EXPECT_TRUE(is_pattern(self->mem, SWAPPED));
 	EXPECT_TRUE(page_out(self->mem));
 	let_go_on(1);
 	expect_pass(_metadata, pid);
