@@ -47,9 +47,8 @@ static void mount_ext4(struct __test_metadata *_metadata)
 {
 	skip_unless(!system("command -v mkfs.ext4 >/dev/null"), _exit(0),
 		    "there is no mkfs.ext4");
-	ASSERT_EQ(0, system("truncate -s 8M /tmp/image && "
-			    "mkfs.ext4 -q /tmp/image && "
-			    "mount -t ext4 -o loop /tmp/image /tmp/dir"));
+	ASSERT_EQ(0, system("truncate -s 8M /tmp/image && mkfs.ext4 -q /tmp/image"));
+	ASSERT_EQ(0, system("mount -t ext4 -o loop /tmp/image /tmp/dir"));
 }
 
 FIXTURE_SETUP(file)

@@ -1224,9 +1224,11 @@ FIXTURE(lazy_swap)
 /* A file of a tmpfs of its own is what it is written to. */
 static bool make_swap(char *device, size_t size)
 {
-	FILE *f = popen("truncate -s 16M /tmp/swap && mkswap -q /tmp/swap && "
-			"losetup --find --show /tmp/swap", "r");
+	FILE *f;
 
+	if (system("truncate -s 16M /tmp/swap && mkswap -q /tmp/swap"))
+		return false;
+	f = popen("losetup --find --show /tmp/swap", "r");
 	if (!f)
 		return false;
 	if (!fgets(device, size, f))
