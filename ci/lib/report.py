@@ -11,7 +11,6 @@ from common import LOG, main, say
 
 # The results file of a phase, where it does not bear the phase's name.
 FILES = {
-    "lint": ["lint", "sparse"],
     "kselftest-fast": ["kselftest-fast-fullfork"],
     "yama-locked": ["kselftest-fast-fullfork-yama_locked_test"],
     "kselftest-debug": ["kselftest-debug-fullfork"],
@@ -58,6 +57,11 @@ def command(argv):
         say("%-22s %8d %8d %8s" % row)
     if argv:
         say("%-22s %8s %8s %8s" % ("all", "", "", argv[0]))
+    left_out = os.path.join(directory, "left-out")
+    if os.path.exists(left_out):
+        with open(left_out, encoding="utf-8") as f:
+            for line in f:
+                say("LEFT OUT " + line.rstrip("\n"))
     for phase, name, detail in bad:
         say("FAILED %s: %s%s" % (phase, name, ": " + detail if detail else ""))
     summary = "%d passed, %d failed" % (passed, failed)
