@@ -491,6 +491,14 @@ static inline long tree_release(struct __test_metadata *_metadata,
 	return slot_of(side, node)->value;
 }
 
+/* A zombie with several threads cannot be waited for yet. */
+static inline bool has_ended(pid_t pid)
+{
+	struct proc_stat st;
+
+	return read_stat(pid, &st) && st.state == 'Z' && st.threads <= 1;
+}
+
 /* Has a node end itself, by @fn, and stay as a zombie. */
 static inline void tree_end(struct __test_metadata *_metadata, enum side side,
 			    unsigned int node, tree_fn fn, long arg)
@@ -498,7 +506,7 @@ static inline void tree_end(struct __test_metadata *_metadata, enum side side,
 	pid_t pid = pid_of(side, node);
 
 	tree_post(_metadata, side, node, fn, arg);
-	tree_check(wait_until(task_state(pid, pid) == 'Z', DEADLINE),
+	tree_check(wait_until(has_ended(pid), DEADLINE),
 		   "node %u does not end", node);
 	if (side == ORIGINAL)
 		tree_nodes[node].state = NODE_ENDED;
