@@ -20,6 +20,8 @@ import vm
 from common import LOG, REPO, Failure, Results, main, say, timed
 
 PROGRAM = "fullfork-fuzz"
+# Of what has no summary.
+LAST_LINES = 40
 SECONDS = 180
 # For what begins before the time is over, on a machine that is loaded.
 GRACE = 240
@@ -122,6 +124,9 @@ def cmd_run():
     say("   log %s and .console (%s, booted in %.1f s)" %
         (os.path.relpath(path, REPO), result.accel, result.boot_seconds))
     summary = summary_of(text)
+    if summary is None:
+        say("exit status %s; the last that it printed:" % result.status)
+        say("\n".join(text.splitlines()[-LAST_LINES:]))
     results.extend(judge_run(summary, result.status, bool(os.environ.get("REPLAY"))))
     problems = result.problems()
     results.add("kernel %s: console, end marker, memory" % name, not problems,

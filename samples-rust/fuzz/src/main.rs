@@ -219,9 +219,10 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     });
-    watched.unwrap_or_else(|step| {
+    watched.unwrap_or_else(|(step, why)| {
+        eprintln!("fuzz: step {step}: {why}");
         let mut summary = Summary { seed: steps.seed, hangs: 1, ..Summary::default() };
-        summary.failed(step, "the fuzzer itself does not go on");
+        summary.failed(step, &why);
         print(&summary)
     })
 }

@@ -83,7 +83,8 @@ impl Task {
         for (key, index) in [("nice", 16), ("rt_priority", 37), ("policy", 38)] {
             task.kept.insert(key, (*fields.get(index)?).to_owned());
         }
-        (task.tid != 0).then_some(task)
+        // Who was reaped between open() and read() is in no process any more.
+        (task.tid != 0 && task.tgid != 0).then_some(task)
     }
 
     pub(crate) fn read(tid: u32) -> Option<Self> {
@@ -193,6 +194,10 @@ mod tests {
     #[test]
     fn a_task_that_is_going_is_none() {
         assert_eq!(Task::parse("Name:\tx\n", "1 (x) R 1 1 1"), None);
+        let status = "Tgid:\t0\nPid:\t13\nPPid:\t4\n";
+        let stat = "13 (a) T ".to_owned() + &"1 ".repeat(50);
+        assert_eq!(Task::parse(status, &stat), None);
+        assert!(Task::parse(&status.replace("\t0", "\t12"), &stat).is_some());
         assert_eq!(Task::read(u32::MAX), None);
     }
 

@@ -38,9 +38,11 @@ impl Pulse {
     }
 }
 
-/// Runs `work` in a child, and returns its exit code; or, if it stands still, the
-/// step that it was in.
-pub(crate) fn watched(work: impl FnOnce(&'static Pulse) -> ExitCode) -> Result<ExitCode, u64> {
+/// Runs `work` in a child, and returns its exit code; or, if it stands still or is
+/// killed, the step that it was in, and why it went no further.
+pub(crate) fn watched(
+    work: impl FnOnce(&'static Pulse) -> ExitCode,
+) -> Result<ExitCode, (u64, String)> {
     let Some(pulse) = Pulse::shared() else { return Ok(ExitCode::from(2)) };
     // SAFETY: there is one thread.
     let pid = unsafe { sys::fork() };
@@ -58,8 +60,11 @@ pub(crate) fn watched(work: impl FnOnce(&'static Pulse) -> ExitCode) -> Result<E
     loop {
         let (ended, status) = sys::wait_child(pid, libc::WNOHANG);
         if ended == pid {
-            let code = if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 3 };
-            return Ok(ExitCode::from(code as u8));
+            if libc::WIFSIGNALED(status) {
+                let step = pulse.step.load(Ordering::SeqCst);
+                return Err((step, format!("the fuzzer died of signal {}", libc::WTERMSIG(status))));
+            }
+            return Ok(ExitCode::from(libc::WEXITSTATUS(status) as u8));
         }
         let beats = pulse.beats.load(Ordering::SeqCst);
         if beats != seen {
@@ -67,7 +72,8 @@ pub(crate) fn watched(work: impl FnOnce(&'static Pulse) -> ExitCode) -> Result<E
         } else if since.elapsed() > LIMIT {
             eprintln!("fuzz: it stands still\n{}", procfs::dump());
             sys::kill(pid as usize, libc::SIGKILL as usize);
-            return Err(pulse.step.load(Ordering::SeqCst));
+            let step = pulse.step.load(Ordering::SeqCst);
+            return Err((step, "the fuzzer itself does not go on".into()));
         }
         sys::nap(50_000_000);
     }
@@ -76,6 +82,17 @@ pub(crate) fn watched(work: impl FnOnce(&'static Pulse) -> ExitCode) -> Result<E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_death_is_told() {
+        let (step, why) = watched(|pulse| {
+            pulse.step(5);
+            sys::kill(sys::getpid() as usize, libc::SIGKILL as usize);
+            ExitCode::SUCCESS
+        })
+        .unwrap_err();
+        assert_eq!((step, why.as_str()), (5, "the fuzzer died of signal 9"));
+    }
 
     #[test]
     fn pulses_are_shared() {

@@ -111,6 +111,10 @@ pub(crate) fn exit_process(code: usize) -> ! {
 }
 
 pub(crate) fn kill_pid(pid: u32, signal: i32) -> isize {
+    // That would be the process group of who calls.
+    if pid == 0 {
+        return -(libc::ESRCH as isize);
+    }
     kill(pid as usize, signal as usize)
 }
 
