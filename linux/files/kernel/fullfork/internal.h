@@ -113,6 +113,10 @@ struct fullfork_object {
  * @needs: an entry for each of them
  * @dependents: members that need this one
  * @objects: what this member is found by
+ *
+ * @candidates: with CLONE_ISOLATE a bitmap of the descriptors in the table that it
+ *	owns whose files may be copied, or have locks; NULL if there are none
+ * @max_candidates: number of bits there
  */
 struct fullfork_member {
 	struct list_head		node;
@@ -136,6 +140,9 @@ struct fullfork_member {
 	struct fullfork_need		needs[FULLFORK_MAX_NEEDS];
 	struct list_head		dependents;
 	struct fullfork_object		objects[FULLFORK_NR_SHARED];
+
+	unsigned long			*candidates;
+	unsigned int			max_candidates;
 };
 
 /**
@@ -384,7 +391,7 @@ struct fullfork_member *fullfork_find_member(struct fullfork *op,
 void fullfork_enter_scope(struct isolate_scope *scope, struct fullfork_member *m);
 void fullfork_leave_scope(struct isolate_scope *scope);
 int fullfork_isolate(struct fullfork *op);
-void fullfork_isolate_files(struct fullfork *op, struct files_struct *files);
+void fullfork_isolate_files(const struct fullfork_member *m, struct files_struct *files);
 int fullfork_isolate_mm(struct fullfork *op, struct mm_struct *mm);
 int fullfork_link_isolation(struct fullfork *op);
 void fullfork_report_isolation(struct fullfork *op);

@@ -55,6 +55,7 @@
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <trace/events/fullfork.h>
 
@@ -103,6 +104,7 @@ struct isolated_object {
  * @ops: how to copy it
  * @owner: a member that has it
  * @object: what it refers to; NULL if that cannot be copied
+ * @own: that object, unless it was found by another file before
  * @nr_refs: how often it was found
  * @count: how many references there were
  * @linked: @copy refers to others, or is about to
@@ -116,11 +118,26 @@ struct isolated_file {
 	const struct fullfork_file_ops *ops;
 	struct fullfork_member	*owner;
 	struct isolated_object	*object;
+	struct isolated_object	own;
 	unsigned int		nr_refs;
 	unsigned long		count;
 	bool			linked;
 	struct file		*copy;
 };
+
+/**
+ * struct isolated_chunk - memory for files, which may be many, and have to cost little
+ * @next: the one that was taken before
+ * @files: in the order of &fullfork_isolation.files
+ */
+struct isolated_chunk {
+	struct isolated_chunk	*next;
+	struct isolated_file	files[];
+};
+
+#define CHUNK_SIZE	SZ_4K
+#define FILES_PER_CHUNK \
+	((CHUNK_SIZE - sizeof(struct isolated_chunk)) / sizeof(struct isolated_file))
 
 /**
  * struct fullfork_isolation - what there is to copy
@@ -130,6 +147,7 @@ struct isolated_file {
  * @owner: the member for which is searched, or copied
  * @holder: the object in which is searched, or NULL
  * @nr_files: number of @files
+ * @chunks: where they are, the last one first
  * @bits: size of the hash tables
  * @file_table: of files
  * @object_table: of objects
@@ -141,6 +159,7 @@ struct fullfork_isolation {
 	struct fullfork_member	*owner;
 	struct isolated_object	*holder;
 	unsigned int		nr_files;
+	struct isolated_chunk	*chunks;
 	unsigned int		bits;
 	struct hlist_head	*file_table;
 	struct hlist_head	*object_table;
@@ -211,7 +230,7 @@ static struct isolated_file *find_file(struct fullfork_isolation *isolation,
 }
 
 static struct isolated_object *get_object(struct fullfork_isolation *isolation,
-					  struct file *file,
+					  struct isolated_file *f, struct file *file,
 					  const struct fullfork_file_ops *ops)
 {
 	struct isolated_object *o;
@@ -232,9 +251,7 @@ static struct isolated_object *get_object(struct fullfork_isolation *isolation,
 		return o;
 	}
 
-	o = kzalloc_obj(*o, GFP_KERNEL_ACCOUNT);
-	if (!o)
-		return ERR_PTR(-ENOMEM);
+	o = &f->own;
 	o->object = object;
 	o->nr_files = nr_files;
 	INIT_LIST_HEAD(&o->todo);
@@ -245,23 +262,36 @@ static struct isolated_object *get_object(struct fullfork_isolation *isolation,
 	return o;
 }
 
+static struct isolated_file *next_isolated_file(struct fullfork_isolation *isolation)
+{
+	struct isolated_chunk *chunk = isolation->chunks;
+	unsigned int i = isolation->nr_files % FILES_PER_CHUNK;
+
+	if (!i) {
+		chunk = kzalloc(CHUNK_SIZE, GFP_KERNEL_ACCOUNT);
+		if (!chunk)
+			return NULL;
+		chunk->next = isolation->chunks;
+		isolation->chunks = chunk;
+	}
+	return &chunk->files[i];
+}
+
 static struct isolated_file *add_file(struct fullfork_isolation *isolation,
 				      struct file *file)
 {
 	const struct fullfork_file_ops *ops = fullfork_file_ops(file);
-	struct isolated_object *o = get_object(isolation, file, ops);
-	struct isolated_file *f;
+	struct isolated_file *f = next_isolated_file(isolation);
+	struct isolated_object *o;
 
+	if (!f)
+		return NULL;
+	o = get_object(isolation, f, file, ops);
 	/* A file with a name, of a kind whose files without one are copied whole? */
 	if (!o && regular_ops(file) && (!ops || file_inode(file)->i_nlink)) {
 		ops = regular_ops(file);
-		o = get_object(isolation, file, ops);
+		o = get_object(isolation, f, file, ops);
 	}
-	if (IS_ERR(o))
-		return ERR_CAST(o);
-	f = kzalloc_obj(*f, GFP_KERNEL_ACCOUNT);
-	if (!f)
-		return ERR_PTR(-ENOMEM);
 
 	f->file = get_file(file);
 	f->ops = ops;
@@ -337,8 +367,8 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 	if (grow_tables(isolation))
 		return -ENOMEM;
 	f = find_file(isolation, file) ?: add_file(isolation, file);
-	if (IS_ERR(f))
-		return PTR_ERR(f);
+	if (!f)
+		return -ENOMEM;
 	f->nr_refs++;
 	return isolation->holder ? add_ref(isolation->holder, f) : 0;
 }
@@ -366,14 +396,16 @@ static struct fdtable *quiesced_fdtable(struct files_struct *files)
 	return rcu_dereference_protected(files->fdt, true);
 }
 
-/* The file of @fd, or of the next one that is open, and then of that number. */
-static struct file *next_file(struct fdtable *fdt, unsigned int *fd)
+/* The file in @fdt of the candidate @fd of @m, or of the next one, and then of that number. */
+static struct file *next_file(const struct fullfork_member *m, struct fdtable *fdt,
+			      unsigned int *fd)
 {
+	unsigned int max_fds = min(m->max_candidates, fdt->max_fds);
 	struct file *file;
 
 	for (;; ++*fd) {
-		*fd = find_next_bit(fdt->open_fds, fdt->max_fds, *fd);
-		if (*fd >= fdt->max_fds)
+		*fd = find_next_bit(m->candidates, max_fds, *fd);
+		if (*fd >= max_fds)
 			return NULL;
 		file = rcu_dereference_protected(fdt->fd[*fd], true);
 		if (file)
@@ -414,36 +446,88 @@ static struct mm_struct *own_mm(struct fullfork_member *m)
 	return has_other_users(mm, m->objects[FULLFORK_MM].nr_sharers) ? NULL : mm;
 }
 
-static unsigned int count_files(struct fullfork *op)
+/*
+ * May it be copied, or have locks?  There is nothing to find out about @other: most
+ * descriptors are like the one before.
+ */
+static bool is_candidate(const struct file *file, const struct file_operations **other)
 {
-	struct files_struct *files;
-	struct fullfork_member *m;
-	struct fullfork_group *g;
+	if (file->f_op != *other) {
+		if (can_be_copied(file))
+			return true;
+		*other = file->f_op;
+	}
+	return locks_inode_context(file_inode(file));
+}
+
+/*
+ * The only look at each descriptor, which should cost no more than to copy it.  What
+ * comes later looks at candidates.
+ */
+static int find_candidates_of(struct fullfork_member *m, unsigned int *nr)
+{
+	const struct file_operations *other = NULL;
+	struct files_struct *files = own_files(m);
 	struct fdtable *fdt;
 	struct file *file;
-	unsigned int fd, nr = 0;
+	unsigned int fd;
+
+	if (!files)
+		return 0;
+	fdt = quiesced_fdtable(files);
+	m->max_candidates = min(find_last_bit(fdt->open_fds, fdt->max_fds) + 1, fdt->max_fds);
+	for (fd = 0; fd < m->max_candidates; fd++) {
+		file = rcu_dereference_protected(fdt->fd[fd], true);
+		if (!file || !is_candidate(file, &other))
+			continue;
+		if (!m->candidates)
+			m->candidates = kvcalloc(BITS_TO_LONGS(m->max_candidates), sizeof(long),
+						 GFP_KERNEL_ACCOUNT);
+		if (!m->candidates)
+			return -ENOMEM;
+		__set_bit(fd, m->candidates);
+		++*nr;
+	}
+	return 0;
+}
+
+static int find_candidates(struct fullfork *op, unsigned int *nr)
+{
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+	int err;
 
 	list_for_each_entry(g, &op->groups, node) {
 		list_for_each_entry(m, &g->members, node) {
-			files = own_files(m);
-			if (!files)
-				continue;
-			fdt = quiesced_fdtable(files);
-			for (fd = 0; (file = next_file(fdt, &fd)); fd++)
-				nr += can_be_copied(file);
+			err = find_candidates_of(m, nr);
+			if (err)
+				return err;
 		}
 	}
-	return nr;
+	return 0;
 }
 
-static int find_in_files(struct fullfork_isolation *isolation, struct files_struct *files)
+static void free_candidates(struct fullfork *op)
 {
-	struct fdtable *fdt = quiesced_fdtable(files);
+	struct fullfork_member *m;
+	struct fullfork_group *g;
+
+	list_for_each_entry(g, &op->groups, node) {
+		list_for_each_entry(m, &g->members, node) {
+			kvfree(m->candidates);
+			m->candidates = NULL;
+		}
+	}
+}
+
+static int find_in_files(struct fullfork_isolation *isolation, struct fullfork_member *m)
+{
+	struct fdtable *fdt = quiesced_fdtable(m->original->files);
 	struct file *file;
 	unsigned int fd;
 	int err;
 
-	for (fd = 0; (file = next_file(fdt, &fd)); fd++) {
+	for (fd = 0; (file = next_file(m, fdt, &fd)); fd++) {
 		err = fullfork_found_file(isolation, file);
 		if (err)
 			return err;
@@ -487,12 +571,11 @@ static int find_in_mm(struct fullfork_isolation *isolation, struct mm_struct *mm
 static int find_in_member(struct fullfork_isolation *isolation, struct fullfork_member *m,
 			  bool memory)
 {
-	struct files_struct *files = memory ? NULL : own_files(m);
 	struct mm_struct *mm = memory ? own_mm(m) : NULL;
 
 	isolation->owner = m;
-	if (files)
-		return find_in_files(isolation, files);
+	if (!memory)
+		return m->candidates ? find_in_files(isolation, m) : 0;
 	return mm ? find_in_mm(isolation, mm) : 0;
 }
 
@@ -767,19 +850,18 @@ static int copy_ipc(struct fullfork_isolation *isolation)
 	return err;
 }
 
-static struct fullfork_isolation *alloc_isolation(unsigned int nr)
+static int alloc_isolation(struct fullfork *op)
 {
 	struct fullfork_isolation *isolation = kzalloc_obj(*isolation, GFP_KERNEL_ACCOUNT);
+	unsigned int nr = 0;
 
 	if (!isolation)
-		return NULL;
+		return -ENOMEM;
+	isolation->op = op;
 	INIT_LIST_HEAD(&isolation->files);
 	INIT_LIST_HEAD(&isolation->objects);
-	if (alloc_tables(isolation, ilog2(nr | 1) + 1)) {
-		kfree(isolation);
-		return NULL;
-	}
-	return isolation;
+	op->isolation = isolation;
+	return find_candidates(op, &nr) ?: alloc_tables(isolation, ilog2(nr | 1) + 1);
 }
 
 /* Limits have the errno that the contract of full fork has for limits. */
@@ -820,10 +902,8 @@ int fullfork_isolate(struct fullfork *op)
 		return 0;
 
 	finish_fputs(op);
-	op->isolation = alloc_isolation(count_files(op));
-	if (!op->isolation)
+	if (alloc_isolation(op))
 		return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
-	op->isolation->op = op;
 
 	err = find_files(op->isolation) ?: find_external(op->isolation) ?:
 	      copy_ipc(op->isolation) ?: copy_objects(op->isolation);
@@ -834,20 +914,20 @@ int fullfork_isolate(struct fullfork *op)
 
 /**
  * fullfork_isolate_files() - exchange what was copied in a descriptor table
- * @op: the operation
- * @files: the copy of the table of an original, whose tasks do not run yet
+ * @m: who has the table of the originals
+ * @files: its copy, whose tasks do not run yet
  */
-void fullfork_isolate_files(struct fullfork *op, struct files_struct *files)
+void fullfork_isolate_files(const struct fullfork_member *m, struct files_struct *files)
 {
 	struct file *file, *copy;
 	struct fdtable *fdt;
 	unsigned int fd;
 
-	if (!op->isolation)
+	if (!m->candidates)
 		return;
 	fdt = quiesced_fdtable(files);
-	for (fd = 0; (file = next_file(fdt, &fd)); fd++) {
-		copy = fullfork_copied_file(op->isolation, file);
+	for (fd = 0; (file = next_file(m, fdt, &fd)); fd++) {
+		copy = fullfork_copied_file(m->group->op->isolation, file);
 		if (copy == file)
 			continue;
 		/* Others may look it up, if the replica is there. */
@@ -982,8 +1062,8 @@ static void exchange_remade(struct fullfork *op)
 
 	list_for_each_entry(g, &op->groups, node)
 		list_for_each_entry(m, &g->members, node)
-			if (!fullfork_has_exited(m) && m->owners[FULLFORK_FILES] == m)
-				fullfork_isolate_files(op, m->replica->files);
+			if (m->candidates)
+				fullfork_isolate_files(m, m->replica->files);
 }
 
 /* After what else refers to replicas: those that have a file have its locks. */
@@ -1008,18 +1088,17 @@ static int copy_locks(struct fullfork_isolation *isolation)
 /* Those of processes, on files that were not looked for. */
 static int copy_locks_on_others(struct fullfork_isolation *isolation, struct fullfork_member *m)
 {
-	struct files_struct *files = own_files(m);
 	struct isolate_scope scope;
 	struct fdtable *fdt;
 	struct file *file;
 	unsigned int fd;
 	int err = 0;
 
-	if (!files)
+	if (!m->candidates)
 		return 0;
-	fdt = quiesced_fdtable(files);
+	fdt = quiesced_fdtable(m->original->files);
 	fullfork_enter_scope(&scope, m);
-	for (fd = 0; !err && (file = next_file(fdt, &fd)); fd++) {
+	for (fd = 0; !err && (file = next_file(m, fdt, &fd)); fd++) {
 		if (!S_ISREG(file_inode(file)->i_mode) || !locks_inode_context(file_inode(file)) ||
 		    find_file(isolation, file))
 			continue;
@@ -1118,20 +1197,19 @@ void fullfork_report_isolation(struct fullfork *op)
 		trace_fullfork_object(f->ops->name, f->file, is_internal(f),
 				      f->count, f->nr_refs, f->object ? f->object->nr_found : 0,
 				      f->object ? f->object->nr_files : 0);
-		if (is_internal(f))
+		if (is_internal(f) || READ_ONCE(f->file->f_mode) & FMODE_FULLFORK_SHARED)
 			continue;
 		guard(spinlock)(&f->file->f_lock);
 		f->file->f_mode |= FMODE_FULLFORK_SHARED;
 	}
 }
 
-static void free_object(struct isolated_object *o)
+static void free_refs(struct isolated_object *o)
 {
 	struct isolated_ref *ref, *next;
 
 	list_for_each_entry_safe(ref, next, &o->refs, list)
 		kfree(ref);
-	kfree(o);
 }
 
 /**
@@ -1143,22 +1221,27 @@ static void free_object(struct isolated_object *o)
 void fullfork_free_isolation(struct fullfork *op)
 {
 	struct fullfork_isolation *isolation = op->isolation;
-	struct isolated_object *o, *next_o;
-	struct isolated_file *f, *next;
+	struct isolated_object *o;
+	struct isolated_chunk *chunk;
+	struct isolated_file *f;
 
 	if (!isolation)
 		return;
-	list_for_each_entry_safe(f, next, &isolation->files, list) {
+	list_for_each_entry(f, &isolation->files, list) {
 		if (f->copy && f->ops->drop)
 			f->ops->drop(f->copy);
 		if (f->copy)
 			fput(f->copy);
 		fput(f->file);
-		kfree(f);
 	}
-	list_for_each_entry_safe(o, next_o, &isolation->objects, list)
-		free_object(o);
+	list_for_each_entry(o, &isolation->objects, list)
+		free_refs(o);
+	while ((chunk = isolation->chunks)) {
+		isolation->chunks = chunk->next;
+		kfree(chunk);
+	}
 	fullfork_put_ipc_namespaces(op);
+	free_candidates(op);
 	kvfree(isolation->file_table);
 	kfree(isolation);
 	op->isolation = NULL;

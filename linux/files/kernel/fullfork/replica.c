@@ -195,7 +195,7 @@ int fullfork_copy_mm_and_namespaces(const struct kernel_clone_args *args,
 	int err = 0;
 
 	if (p->files && !(place->share_flags & CLONE_FILES))
-		fullfork_isolate_files(to_member(place)->group->op, p->files);
+		fullfork_isolate_files(to_member(place), p->files);
 	if (p->mm && !(place->share_flags & CLONE_VM))
 		err = keep_mm_state(p->mm, current->mm) ?:
 		      fullfork_isolate_mm(to_member(place)->group->op, p->mm);

@@ -241,4 +241,58 @@ TEST_F(eventfd, is_copied_beside_what_is_not)
 	EXPECT_EQ(1, lseek(fds[1], 0, SEEK_CUR));
 }
 
+/* Of descriptors: even ones are eventfds, but for the outsider's; odd ones devices; then a gap. */
+#define NR_MANY		600
+#define OUTSIDERS	512
+#define LAST		1000
+
+static int see_many(void *arg)
+{
+	int *first = arg, fd;
+
+	for (fd = *first; fd < NR_MANY; fd += 2) {
+		if (fd == OUTSIDERS)
+			continue;
+		replica_assert_eq(fd, take(fd));
+		replica_assert(add_to(fd, 1));
+	}
+	replica_assert_eq(LAST, take(LAST));
+	replica_assert_fdinfo("copied", LAST);
+	replica_assert_fdinfo("shared", OUTSIDERS);
+	replica_assert_eq(OUTSIDERS, take(OUTSIDERS));
+	return REPLICA_PASS;
+}
+
+static void put_eventfd(struct __test_metadata *_metadata, int at)
+{
+	int fd = eventfd(at, EFD_NONBLOCK);
+
+	ASSERT_EQ(at, dup2(fd, at));
+	if (fd != at)
+		ASSERT_EQ(0, close(fd));
+}
+
+TEST_F(eventfd, is_found_among_many)
+{
+	int first, fd, device = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	pid_t outsider;
+
+	ASSERT_LE(0, device);
+	first = (device + 2) & ~1;
+	put_eventfd(_metadata, OUTSIDERS);
+	outsider = start_outsider(_metadata, OUTSIDERS);
+	for (fd = first; fd < NR_MANY; fd += 2) {
+		if (fd != OUTSIDERS)
+			put_eventfd(_metadata, fd);
+		ASSERT_EQ(fd + 1, dup2(device, fd + 1));
+	}
+	put_eventfd(_metadata, LAST);
+
+	isolate_and_pass(_metadata, 0, see_many, &first);
+	for (fd = first; fd < NR_MANY; fd += 2)
+		EXPECT_EQ(fd == OUTSIDERS ? 0 : fd, take(fd));
+	EXPECT_EQ(LAST, take(LAST));
+	end_outsider(_metadata, outsider);
+}
+
 TEST_HARNESS_MAIN
