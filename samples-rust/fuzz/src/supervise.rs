@@ -51,6 +51,10 @@ pub(crate) fn watched(
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER as usize, 1, 0, 0);
         sys::prctl(libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0);
         sys::setsid();
+        // The kernel sends it to a process group that is orphaned while a member is
+        // stopped, and processes of the tree are in this one.
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
         return Ok(work(pulse));
     }
     if pid < 0 {
@@ -92,6 +96,15 @@ mod tests {
         })
         .unwrap_err();
         assert_eq!((step, why.as_str()), (5, "the fuzzer died of signal 9"));
+    }
+
+    #[test]
+    fn a_hangup_is_survived() {
+        let code = watched(|_| {
+            sys::kill(sys::getpid() as usize, libc::SIGHUP as usize);
+            sys::exit_process(0)
+        });
+        assert!(code.is_ok(), "{code:?}");
     }
 
     #[test]
