@@ -11,6 +11,7 @@
 
 #include "fullfork_threads.h"
 #include <ctype.h>
+#include <sys/stat.h>
 
 /* The whole tree, with all threads. */
 #define WHOLE_TREE (CLONE_ALL_THREADS | CLONE_SUBTREE)
@@ -104,15 +105,36 @@ struct process {
 
 static struct process processes[MAX_PROCESSES] __maybe_unused;
 
+/*
+ * Kernel threads are most of what there is, and each look at one of them takes a
+ * debug kernel milliseconds.  Those that are there when the program starts are left
+ * out, where /proc is the one that showed them.
+ */
+#define KTHREADD	2
+static bool is_kernel_thread[1 << 16] __maybe_unused;
+static dev_t proc_of_kernel_threads __maybe_unused;
+
+static inline dev_t device_of_proc(void)
+{
+	struct stat st;
+
+	return stat("/proc", &st) ? 0 : st.st_dev;
+}
+
 static inline int list_processes(void)
 {
+	unsigned int nr_known = device_of_proc() == proc_of_kernel_threads ?
+				ARRAY_SIZE(is_kernel_thread) : 0;
 	char path[300], text[512], *end;
 	struct dirent *entry;
 	DIR *dir = opendir("/proc");
-	int parent, count = 0;
+	int pid, parent, count = 0;
 
 	while (dir && count < MAX_PROCESSES && (entry = readdir(dir))) {
 		if (!isdigit(entry->d_name[0]))
+			continue;
+		pid = atoi(entry->d_name);
+		if (pid < nr_known && is_kernel_thread[pid])
 			continue;
 		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
 		if (read_file(path, text, sizeof(text)) <= 0)
@@ -121,13 +143,35 @@ static inline int list_processes(void)
 		if (!end || sscanf(end + 1, " %*c %d", &parent) != 1)
 			continue;
 		processes[count++] = (struct process) {
-			.pid = atoi(entry->d_name),
+			.pid = pid,
 			.parent = parent,
 		};
 	}
 	if (dir)
 		closedir(dir);
 	return count;
+}
+
+static inline bool is_kthreadd(const struct process *p)
+{
+	char name[16] = "";
+
+	return p->pid == KTHREADD && read_file("/proc/2/comm", name, sizeof(name)) > 0 &&
+	       !strncmp(name, "kthreadd", strlen("kthreadd"));
+}
+
+static __attribute__((constructor)) void find_kernel_threads(void)
+{
+	int i, count = list_processes();
+	bool found = false;
+
+	for (i = 0; i < count; i++)
+		found |= is_kthreadd(&processes[i]);
+	for (i = 0; found && i < count; i++)
+		if (processes[i].parent == KTHREADD &&
+		    processes[i].pid < ARRAY_SIZE(is_kernel_thread))
+			is_kernel_thread[processes[i].pid] = true;
+	proc_of_kernel_threads = device_of_proc();
 }
 
 static inline struct process *find_process(int count, pid_t pid)

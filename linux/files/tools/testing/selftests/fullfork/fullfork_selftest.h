@@ -188,23 +188,38 @@ static inline long long now_ms(void)
 	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
 }
 
-static inline void poll_pause(void)
+#define FIRST_PAUSE	1000000
+#define LONGEST_PAUSE	20000000
+
+/*
+ * Sleep, and return how long to sleep next time.  To look is expensive on a debug
+ * kernel, and who looks all the time keeps others from what is waited for.
+ */
+static inline long pause_longer(long nsec)
 {
-	struct timespec ts = { .tv_nsec = 1000000 };
+	struct timespec ts = { .tv_nsec = nsec };
 
 	syscall(__NR_clock_nanosleep, CLOCK_MONOTONIC, 0, &ts, NULL);
 	/* Other threads and processes may have written meanwhile. */
 	asm volatile("" : : : "memory");
+	nsec += nsec / 4;
+	return nsec < LONGEST_PAUSE ? nsec : LONGEST_PAUSE;
+}
+
+static inline void poll_pause(void)
+{
+	pause_longer(FIRST_PAUSE);
 }
 
 /* True as soon as @cond is, false if it is not within @seconds. */
 #define wait_until(cond, seconds)					\
 ({									\
 	long long __end = now_ms() + (seconds) * 1000LL;		\
+	long __nsec = FIRST_PAUSE;					\
 	bool __met;							\
 									\
 	while (!(__met = !!(cond)) && now_ms() < __end)			\
-		poll_pause();						\
+		__nsec = pause_longer(__nsec);			\
 	__met;								\
 })
 
