@@ -468,20 +468,23 @@ static int find_candidates_of(struct fullfork_member *m, unsigned int *nr)
 {
 	const struct file_operations *other = NULL;
 	struct files_struct *files = own_files(m);
+	struct file __rcu **fds;
+	unsigned int fd, max;
 	struct fdtable *fdt;
 	struct file *file;
-	unsigned int fd;
 
 	if (!files)
 		return 0;
 	fdt = quiesced_fdtable(files);
-	m->max_candidates = min(find_last_bit(fdt->open_fds, fdt->max_fds) + 1, fdt->max_fds);
-	for (fd = 0; fd < m->max_candidates; fd++) {
-		file = rcu_dereference_protected(fdt->fd[fd], true);
+	fds = fdt->fd;
+	max = min(find_last_bit(fdt->open_fds, fdt->max_fds) + 1, fdt->max_fds);
+	m->max_candidates = max;
+	for (fd = 0; fd < max; fd++) {
+		file = rcu_dereference_protected(fds[fd], true);
 		if (!file || !is_candidate(file, &other))
 			continue;
 		if (!m->candidates)
-			m->candidates = kvcalloc(BITS_TO_LONGS(m->max_candidates), sizeof(long),
+			m->candidates = kvcalloc(BITS_TO_LONGS(max), sizeof(long),
 						 GFP_KERNEL_ACCOUNT);
 		if (!m->candidates)
 			return -ENOMEM;
