@@ -41,7 +41,6 @@ const KNOWN: &[(&str, &str, f64)] = &[
     (TREES, "100 processes", 1.315),
     (TREES, "1000 processes", 1.49),
     (SPAWNS, "1 thread", 1.405),
-    (FINDING, "990 devices more", 19.3),
 ];
 
 const THREADS: &str = "full fork / floor";
