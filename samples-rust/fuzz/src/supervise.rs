@@ -65,8 +65,8 @@ pub(crate) fn watched(
         let (ended, status) = sys::wait_child(pid, libc::WNOHANG);
         if ended == pid {
             if libc::WIFSIGNALED(status) {
-                let step = pulse.step.load(Ordering::SeqCst);
-                return Err((step, format!("the fuzzer died of signal {}", libc::WTERMSIG(status))));
+                let why = format!("the fuzzer died of signal {}", libc::WTERMSIG(status));
+                return Err((pulse.step.load(Ordering::SeqCst), why));
             }
             return Ok(ExitCode::from(libc::WEXITSTATUS(status) as u8));
         }
