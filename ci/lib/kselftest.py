@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Build selftests from build/linux, run them in the guest, judge the logs.
 
-GUESTS guests share the programs: most of a program is waiting, and one CPU of
-the guest is idle most of the time.
+GUESTS guests share the programs.
 
 kselftest.py build            for TARGETS
 kselftest.py run              for TARGETS on KERNEL; the verdict is the status;
@@ -129,16 +128,12 @@ def overall_timeout(names, items, factor):
 
 
 def number_of_guests(name):
-    """As many as there are CPUs in pairs of one busy and one idle, if memory
-    allows. A kernel that checks everything keeps both of its CPUs busy, and one
-    waits for the other wherever the host does not run it: two such guests on two CPUs
-    need longer than one after the other."""
+    """As many as have all their CPUs for themselves, if memory allows: one waits for
+    the other wherever the host does not run it, and more guests need longer."""
     if number("GUESTS"):
         return number("GUESTS")
-    if name in kbuild.CHECKED:
-        return max(1, JOBS // vm.cpus())
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(JOBS, 4, total * 3 // 4 // vm.memory_size(name)))
+    return max(1, min(JOBS // vm.cpus(), 4, total * 3 // 4 // vm.memory_size(name)))
 
 
 def show_progress(show_failed):
