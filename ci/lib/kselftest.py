@@ -10,7 +10,6 @@ kselftest.py negative         fullfork on the unpatched kernel: nothing may pass
 kselftest.py compare          TARGETS on base and on KERNEL, name by name
 kselftest.py expected-tests   print the names of all tests of fullfork"""
 
-import concurrent.futures
 import os
 import re
 import shlex
@@ -277,21 +276,11 @@ def compared(name, names, items, base_tap, tap):
     return judged
 
 
-def run_both(name, names, items):
-    """What run_guests() returns for base and for name, side by side: one program
-    may take most of the time."""
-    vm.choose_accel(name)
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(run_guests, kernel, names, "upstream", items=items)
-                for kernel in ("base", name)]
-        return [r.result() for r in runs]
-
-
 def cmd_compare():
     name, names = kbuild.kernel(), targets()
     results = Results("upstream-%s" % name)
-    items = wanted_programs(names)
-    (base_guests, base_tap, _), (guests, tap, _) = run_both(name, names, items)
+    base_guests, base_tap, items = run_guests("base", names, "upstream")
+    guests, tap, _ = run_guests(name, names, "upstream")
     results.extend(compared(name, names, items, base_tap, tap))
     for problem in tap.problems(items) + base_tap.problems(items):
         results.add("every program ran", False, problem)
