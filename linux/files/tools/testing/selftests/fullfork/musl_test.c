@@ -20,6 +20,7 @@ FIXTURE_VARIANT(musl)
 
 FIXTURE_VARIANT_ADD(musl, plain) { .how = "plain" };
 FIXTURE_VARIANT_ADD(musl, keep_tids) { .how = "keep_tids", .needs_root = true };
+FIXTURE_VARIANT_ADD(musl, tree_with_kept_tids) { .how = "tree", .needs_root = true };
 
 FIXTURE_SETUP(musl)
 {

@@ -5,6 +5,7 @@
  *
  *	musl_worker plain	CLONE_ALL_THREADS
  *	musl_worker keep_tids	CLONE_KEEP_TIDS and CLONE_NEWPID beside it
+ *	musl_worker tree	CLONE_SUBTREE too, with a child that has threads
  *
  * It exits with PASS, or says what went wrong.
  */
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #define ALL_THREADS	(1ULL << 62)
+#define SUBTREE		(1ULL << 61)
 #define KEEP_TIDS	(1ULL << 58)
 #define NEWPID		0x20000000ULL
 
@@ -228,23 +230,69 @@ static void copy_often(uint64_t flags)
 	check(!pthread_join(churner, NULL));
 }
 
+/* It waits for a signal, which is sent by PID, and uses TIDs then. */
+static void be_child(int ready)
+{
+	pthread_t thread[THREADS];
+
+	start(thread);
+	check(!pthread_mutex_lock(&recursive));
+	check(write(ready, "", 1) == 1);
+	while (!load(&handled_by))
+		usleep(1000);
+	use_tids(thread[0]);
+	finish(thread);
+	create_and_join();
+	_exit(PASS);
+}
+
+/* Original and replica each signal, and wait for, the child whose PID they know. */
+static void copy_tree(void)
+{
+	int fds[2];
+	char byte;
+	long pid;
+	pid_t child;
+
+	check(!pipe(fds));
+	child = fork();
+	check(child >= 0);
+	if (!child)
+		be_child(fds[1]);
+	check(read(fds[0], &byte, 1) == 1);
+	pid = full_fork(SUBTREE | KEEP_TIDS | NEWPID);
+	check(pid >= 0);
+	alarm(TIME_LIMIT);
+	check(!kill(child, SIGUSR1));
+	expect_pass(child);
+	create_and_join();
+	if (!pid)
+		_exit(PASS);
+	expect_pass(pid);
+}
+
 int main(int argc, char **argv)
 {
 	pthread_mutexattr_t attr;
 	uint64_t flags = 0;
+	bool tree;
 
 	check(argc == 2);
+	tree = !strcmp(argv[1], "tree");
 	if (!strcmp(argv[1], "keep_tids"))
 		flags = KEEP_TIDS | NEWPID;
 	else
-		check(!strcmp(argv[1], "plain"));
+		check(tree || !strcmp(argv[1], "plain"));
 
 	check(signal(SIGUSR1, handle) != SIG_ERR);
 	check(!pthread_mutexattr_init(&attr));
 	check(!pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE));
 	check(!pthread_mutex_init(&recursive, &attr));
 	alarm(TIME_LIMIT);
-	copy_once(flags);
+	if (tree)
+		copy_tree();
+	else
+		copy_once(flags);
 	if (flags)
 		copy_often(flags);
 	return PASS;
