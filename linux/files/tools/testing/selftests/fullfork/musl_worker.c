@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -235,6 +236,8 @@ static void be_child(int ready)
 {
 	pthread_t thread[THREADS];
 
+	/* Nobody else would end it, nor its replica, which keeps this. */
+	check(!prctl(PR_SET_PDEATHSIG, SIGKILL));
 	start(thread);
 	check(!pthread_mutex_lock(&recursive));
 	check(write(ready, "", 1) == 1);
