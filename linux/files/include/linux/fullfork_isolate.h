@@ -25,7 +25,9 @@ struct vm_area_struct;
  * @object: the object that the file refers to, and in @nr_files how many files
  *	do so, with anything else that refers to it counted as a file; NULL if it
  *	is one that cannot be copied
- * @scan: tell fullfork_found_file() of each file that the object holds; optional
+ * @leads: has @file to be copied before the others that refer to its object?  Optional
+ * @scan: tell fullfork_found_file() of each file that the object holds, and
+ *	fullfork_held_outside() if somebody else can reach it in another way; optional
  * @copy: a new file, in place of @file, for a copy of its object with all that is
  *	in it; or for the copy that @first refers to, if that is not NULL.  NULL if
  *	it has to be shared, for the first one only
@@ -52,6 +54,7 @@ struct fullfork_file_ops {
 	const char	*name;
 	bool		(*applies)(struct file *file);
 	const void	*(*object)(struct file *file, unsigned int *nr_files);
+	bool		(*leads)(struct file *file);
 	int		(*scan)(struct file *file, struct fullfork_isolation *isolation);
 	struct file	*(*copy)(struct file *file, struct file *first);
 	struct file	*(*remake)(struct file *file, struct fullfork_isolation *isolation);
@@ -91,12 +94,14 @@ void fullfork_register_sockets(const struct fullfork_file_ops *ops);
 const struct fullfork_file_ops *fullfork_file_ops(const struct file *file);
 
 int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file);
+void fullfork_held_outside(struct fullfork_isolation *isolation);
+bool fullfork_has_member(struct fullfork_isolation *isolation, const struct task_struct *task);
 struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct file *file);
 struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file);
 struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, struct file *file);
 struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid,
 				 enum pid_type type);
-struct file *fullfork_reopen(struct file *file);
+struct file *fullfork_reopen(struct file *file, struct dentry *dentry);
 void fullfork_finish_fputs(struct task_struct *task);
 void vma_exchange_file(struct vm_area_struct *vma, struct file *file);
 #ifdef CONFIG_FULLFORK_SHMEM

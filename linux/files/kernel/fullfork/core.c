@@ -260,9 +260,19 @@ static void join_replica_pid(struct fullfork_group *g, enum pid_type type, struc
 		change_pid(pids, p, type, pid);
 }
 
+/* Was it copied, and is the copy that of the session? */
+static bool has_terminal_of_session(struct task_struct *p)
+{
+	struct tty_struct *tty;
+
+	guard(spinlock_irq)(&p->sighand->siglock);
+	tty = p->signal->tty;
+	return tty && READ_ONCE(tty->ctrl.session) == task_session(p);
+}
+
 /*
  * Process groups and sessions that are led by members get copies of their own.
- * The terminal stays that of the originals.
+ * The terminal stays that of the originals, unless there is a copy.
  */
 static void join_replica_session(struct fullfork_group *g)
 {
@@ -277,7 +287,7 @@ static void join_replica_session(struct fullfork_group *g)
 		other_session = task_session(p) != g->signal->pids[PIDTYPE_SID];
 	}
 	free_pids(pids);
-	if (other_session)
+	if (other_session && !has_terminal_of_session(p))
 		proc_clear_tty(p);
 }
 

@@ -81,6 +81,7 @@ struct isolated_ref {
  * @refs: what it holds itself, as it was when it was looked at
  * @nr_found: number of @files
  * @nr_files: how many refer to it
+ * @held: somebody else can reach it, and not by a file
  * @external: not only members can reach it
  */
 struct isolated_object {
@@ -92,6 +93,7 @@ struct isolated_object {
 	struct list_head	refs;
 	unsigned int		nr_found;
 	unsigned int		nr_files;
+	bool			held;
 	bool			external;
 };
 
@@ -298,7 +300,10 @@ static struct isolated_file *add_file(struct fullfork_isolation *isolation,
 	f->owner = isolation->owner;
 	f->object = o;
 	if (o) {
-		list_add_tail(&f->object_node, &o->files);
+		if (ops->leads && ops->leads(file))
+			list_add(&f->object_node, &o->files);
+		else
+			list_add_tail(&f->object_node, &o->files);
 		o->nr_found++;
 	}
 	hlist_add_head(&f->node, &isolation->file_table[hash_ptr(file, isolation->bits)]);
@@ -371,6 +376,33 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 		return -ENOMEM;
 	f->nr_refs++;
 	return isolation->holder ? add_ref(isolation->holder, f) : 0;
+}
+
+/**
+ * fullfork_held_outside() - somebody who is no member can reach what is scanned
+ * @isolation: what there is to copy
+ */
+void fullfork_held_outside(struct fullfork_isolation *isolation)
+{
+	isolation->holder->held = true;
+}
+
+/**
+ * fullfork_has_member() - is a process, by its leader, copied?
+ * @isolation: what there is to copy
+ * @task: the leader, which may have exited
+ */
+bool fullfork_has_member(struct fullfork_isolation *isolation, const struct task_struct *task)
+{
+	struct fullfork_group *g;
+
+	if (fullfork_find_member(isolation->op, task))
+		return true;
+	/* It may be one of the threads that are not copied. */
+	list_for_each_entry(g, &isolation->op->groups, node)
+		if (g->signal == task->signal)
+			return true;
+	return false;
 }
 
 /**
@@ -637,7 +669,7 @@ static bool is_held_outside(struct isolated_file *f)
 static bool is_external(struct isolated_object *o)
 {
 	struct isolated_file *f;
-	bool held = false;
+	bool held = o->held;
 
 	/* All are looked at, for what is reported. */
 	list_for_each_entry(f, &o->files, object_node)

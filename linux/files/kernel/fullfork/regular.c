@@ -97,7 +97,7 @@ static const void *regular_object(struct file *file, unsigned int *nr_files)
 
 static struct file *regular_copy(struct file *file, struct file *first)
 {
-	struct file *copy = fullfork_reopen(file);
+	struct file *copy = fullfork_reopen(file, NULL);
 
 	if (!IS_ERR(copy) || copy == ERR_PTR(-ENOMEM) || copy == ERR_PTR(-ENFILE))
 		return copy;
