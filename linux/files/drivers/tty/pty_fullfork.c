@@ -159,11 +159,11 @@ static int copy_pty(struct tty_struct *master, struct tty_struct *copy)
 	const struct inode *from = d_inode(master->link->driver_data);
 	int err;
 
-	scoped_guard(inode_lock, inode) {
-		inode->i_uid = from->i_uid;
-		inode->i_gid = from->i_gid;
-		inode->i_mode = from->i_mode;
-	}
+	inode_lock(inode);
+	inode->i_uid = from->i_uid;
+	inode->i_gid = from->i_gid;
+	inode->i_mode = from->i_mode;
+	inode_unlock(inode);
 	/* What can be echoed comes after what was written. */
 	tty_buffer_flush_work(master->link->port);
 	tty_buffer_flush_work(master->port);
