@@ -433,33 +433,6 @@ TEST_F(open, is_shared_of_proc)
 	EXPECT_EQ(4, position(self->fd));
 }
 
-static int read_from_master(void *arg)
-{
-	FIXTURE_DATA(open) *self = arg;
-	char byte;
-
-	replica_assert_fdinfo("", self->fd);
-	replica_assert_eq(1, read(self->fd, &byte, 1));
-	replica_assert_eq('x', byte);
-	return REPLICA_PASS;
-}
-
-/* Its number is a name, which programs remember. */
-TEST_F(open, is_shared_of_a_pseudo_terminal)
-{
-	int slave, byte;
-
-	self->fd = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
-	ASSERT_LE(0, self->fd);
-	ASSERT_EQ(0, unlockpt(self->fd));
-	slave = open(ptsname(self->fd), O_RDWR | O_NOCTTY);
-	ASSERT_LE(0, slave);
-	ASSERT_EQ(1, write(slave, "x", 1));
-	isolate_and_pass(_metadata, 0, read_from_master, self);
-	EXPECT_EQ(-1, read(self->fd, &byte, 1));
-	EXPECT_EQ(EAGAIN, errno);
-}
-
 /* Not read ahead: one entry at a time */
 static bool next_entry(int fd, char *name, size_t size)
 {
