@@ -12,9 +12,9 @@
  * the rights could open it, does not make it external.
  *
  * The copy is made by opening /dev/ptmx once more, so that it has a number and a name
- * of its own, then its slave by that name.  It is locked (TIOCSPTLCK) until it has
- * all that the original has.  Settings and characters are copied end by end, after
- * what members have written has gone where it can go: the rest waits until they read.
+ * of its own, then its slave by that name.  It is locked (TIOCSPTLCK) for all others
+ * until it has what the original has.  Settings and characters are copied after what
+ * members have written has gone where it can go: the rest waits until they read.
  *
  * Lock order, as elsewhere: tty_buffer lock, termios_rwsem, output_lock, port->lock.
  */
@@ -23,10 +23,15 @@
 #include <linux/devpts_fs.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/fsnotify.h>
+#include <linux/fullfork.h>
 #include <linux/fullfork_isolate.h>
+#include <linux/magic.h>
 #include <linux/major.h>
+#include <linux/mount.h>
 #include <linux/pid.h>
 #include <linux/sched/signal.h>
+#include <linux/security.h>
 #include <linux/tty.h>
 #include <linux/tty_driver.h>
 #include <linux/tty_flip.h>
@@ -77,15 +82,34 @@ static bool has_n_tty(struct tty_struct *tty)
 	return has;
 }
 
+/* Would who opens it wait for a permission? */
+static bool is_watched(const struct super_block *sb)
+{
+	return fsnotify_sb_has_priority_watchers(sb, FSNOTIFY_PRIO_CONTENT);
+}
+
+/* It may be the only file that its mount shows. */
+static bool sees_all_of_devpts(const struct file *file)
+{
+	const struct vfsmount *mnt = file->f_path.mnt;
+
+	return mnt->mnt_sb->s_magic != DEVPTS_SUPER_MAGIC || mnt->mnt_root == mnt->mnt_sb->s_root;
+}
+
 /* Files of a slave that was hung up count, and are not found: it is shared. */
 static const void *pty_fullfork_object(struct file *file, unsigned int *nr_files)
 {
 	struct tty_struct *master;
+	struct dentry *dentry;
 
 	if (!pty_fullfork_applies(file))
 		return NULL;
 	master = master_of(file);
 	if (!master || !has_n_tty(master) || !has_n_tty(master->link))
+		return NULL;
+	dentry = master->link->driver_data;
+	if (!dentry || is_watched(dentry->d_sb) || is_watched(file_inode(file)->i_sb) ||
+	    !sees_all_of_devpts(file))
 		return NULL;
 	*nr_files = count_files(master) + count_files(master->link);
 	return master;
@@ -124,13 +148,11 @@ static int copy_end(struct tty_struct *tty, struct tty_struct *copy)
 {
 	int err;
 
-	tty_buffer_lock_exclusive(tty->port);
 	down_write(&tty->termios_rwsem);
 	copy->termios = tty->termios;
 	copy->termios_locked = tty->termios_locked;
 	err = n_tty_fullfork_copy(tty, copy) ?: tty_buffer_fullfork_copy(tty->port, copy->port);
 	up_write(&tty->termios_rwsem);
-	tty_buffer_unlock_exclusive(tty->port);
 	if (err)
 		return err;
 
@@ -152,6 +174,20 @@ static void copy_flag(struct tty_struct *tty, struct tty_struct *copy, int nr)
 	assign_bit(nr, &copy->flags, test_bit(nr, &tty->flags));
 }
 
+/* Both at one instant: what is received may be echoed. */
+static int copy_ends(struct tty_struct *master, struct tty_struct *copy)
+{
+	struct tty_struct *slave = master->link;
+	int err;
+
+	tty_buffer_lock_exclusive(slave->port);
+	tty_buffer_lock_exclusive(master->port);
+	err = copy_end(slave, copy->link) ?: copy_end(master, copy);
+	tty_buffer_unlock_exclusive(master->port);
+	tty_buffer_unlock_exclusive(slave->port);
+	return err;
+}
+
 /* Nobody has the slave of @copy open yet. */
 static int copy_pty(struct tty_struct *master, struct tty_struct *copy)
 {
@@ -164,16 +200,16 @@ static int copy_pty(struct tty_struct *master, struct tty_struct *copy)
 	inode->i_gid = from->i_gid;
 	inode->i_mode = from->i_mode;
 	inode_unlock(inode);
-	/* What can be echoed comes after what was written. */
+	/* The slave first, which echoes what it gets. */
 	tty_buffer_flush_work(master->link->port);
 	tty_buffer_flush_work(master->port);
-	err = copy_end(master->link, copy->link) ?: copy_end(master, copy);
+	err = copy_ends(master, copy);
 	if (err)
 		return err;
 	/* Has there been a slave? */
 	copy_flag(master, copy, TTY_OTHER_CLOSED);
-	/* From now on it can be opened, until it is what the original is. */
-	clear_bit(TTY_PTY_LOCK, &copy->flags);
+	/* Only we can open the slave until it is what the original is. */
+	WRITE_ONCE(copy->port->client_data, current);
 	return 0;
 }
 
@@ -185,7 +221,7 @@ static struct file *copy_master(struct file *file)
 
 	/* A security module, or what is at /dev/pts by now, may be against it. */
 	if (copy_file == ERR_PTR(-EACCES) || copy_file == ERR_PTR(-EPERM) ||
-	    copy_file == ERR_PTR(-ENODEV))
+	    copy_file == ERR_PTR(-ENODEV) || copy_file == ERR_PTR(-ENOENT))
 		return NULL;
 	if (IS_ERR(copy_file))
 		return copy_file;
@@ -208,17 +244,20 @@ static const struct file_operations no_fops;
 /* What was opened as /dev/tty, by whoever it was. */
 static struct file *copy_dev_tty(struct file *file, struct tty_struct *slave)
 {
-	struct file *copy = alloc_file_clone(file, file->f_flags, file->f_op);
 	struct cdev *cdev = file_inode(file)->i_cdev;
+	struct file *copy;
 	int err;
 
+	copy = alloc_file_clone(file, file->f_flags, cdev->ops);
 	if (IS_ERR(copy))
 		return copy;
 	/* As the original has it, it is there. */
 	__module_get(cdev->owner);
 	kobject_get(&cdev->kobj);
 	nonseekable_open(file_inode(file), copy);
-	err = tty_alloc_file(copy);
+	scoped_with_creds(file->f_cred)
+		err = security_file_open(copy);
+	err = err ?: tty_alloc_file(copy);
 	if (err) {
 		/* There is nothing to release. */
 		copy->f_op = &no_fops;
@@ -233,16 +272,24 @@ static struct file *copy_dev_tty(struct file *file, struct tty_struct *slave)
 	tty_unlock(slave);
 	if (err) {
 		fput(copy);
-		return ERR_PTR(-EAGAIN);
+		return ERR_PTR(err);
 	}
 	return copy;
 }
 
 static struct file *copy_slave(struct file *file, struct tty_struct *slave)
 {
-	if (file_inode(file)->i_rdev == MKDEV(TTYAUX_MAJOR, 0))
-		return copy_dev_tty(file, slave);
-	return fullfork_reopen(file, slave->driver_data);
+	struct file *copy;
+
+	/* A signal that is not fatal waits. */
+	do {
+		copy = file_inode(file)->i_rdev == MKDEV(TTYAUX_MAJOR, 0) ?
+		       copy_dev_tty(file, slave) : fullfork_reopen(file, slave->driver_data);
+	} while (copy == ERR_PTR(-ERESTARTSYS) && !fatal_signal_pending(current));
+	/* As its master is copied, it is too late to share it. */
+	if (copy == ERR_PTR(-EACCES) || copy == ERR_PTR(-EPERM))
+		return ERR_PTR(-EOPNOTSUPP);
+	return copy;
 }
 
 static struct file *pty_fullfork_copy(struct file *file, struct file *first)
@@ -254,33 +301,21 @@ static void set_terminal(struct task_struct *p, struct tty_struct *tty)
 {
 	struct tty_struct *old;
 
-	scoped_guard(spinlock_irq, &p->sighand->siglock) {
+	scoped_guard(spinlock_irq, fullfork_siglock(p)) {
 		old = p->signal->tty;
 		p->signal->tty = tty_kref_get(tty);
 	}
 	tty_kref_put(old);
 }
 
-/* It is the terminal of the replicas of those whose terminal the original is. */
-static void copy_session(struct tty_struct *slave, struct tty_struct *copy,
-			 struct fullfork_isolation *isolation)
+/* The terminal of the replicas of those whose terminal @slave is. */
+static void set_terminals(struct pid *session, struct tty_struct *slave,
+			  struct tty_struct *copy, struct fullfork_isolation *isolation)
 {
-	struct pid *session = get_session(slave), *pid, *pgrp;
 	struct task_struct *p;
+	struct pid *pid;
 
-	if (!session)
-		return;
-	pid = fullfork_replica_pid(isolation, session, PIDTYPE_TGID);
-	scoped_guard(spinlock_irq, &slave->ctrl.lock)
-		pgrp = get_pid(slave->ctrl.pgrp);
-	scoped_guard(spinlock_irq, &copy->ctrl.lock) {
-		copy->ctrl.session = get_pid(pid);
-		copy->ctrl.pgrp = get_pid(fullfork_replica_pid(isolation, pgrp, PIDTYPE_TGID) ?:
-					  pgrp);
-	}
-	put_pid(pgrp);
-
-	rcu_read_lock();
+	read_lock(&tasklist_lock);
 	do_each_pid_task(session, PIDTYPE_SID, p) {
 		if (READ_ONCE(p->signal->tty) != slave)
 			continue;
@@ -288,7 +323,34 @@ static void copy_session(struct tty_struct *slave, struct tty_struct *copy,
 		if (pid)
 			set_terminal(pid_task(pid, PIDTYPE_PID), copy);
 	} while_each_pid_task(session, PIDTYPE_SID, p);
-	rcu_read_unlock();
+	read_unlock(&tasklist_lock);
+}
+
+/*
+ * A process group whose leader is gone is joined by replicas, and not copied.  It is
+ * not in the foreground of the copy: what is typed there is not for originals.
+ */
+static void copy_session(struct tty_struct *slave, struct tty_struct *copy,
+			 struct fullfork_isolation *isolation)
+{
+	struct pid *session = get_session(slave), *leader, *pgrp;
+
+	leader = fullfork_replica_pid(isolation, session, PIDTYPE_TGID);
+	if (!leader) {
+		put_pid(session);
+		return;
+	}
+	scoped_guard(spinlock_irq, &slave->ctrl.lock)
+		pgrp = get_pid(slave->ctrl.pgrp);
+	tty_lock(copy);
+	scoped_guard(spinlock_irq, &copy->ctrl.lock) {
+		copy->ctrl.session = get_pid(leader);
+		copy->ctrl.pgrp = get_pid(fullfork_replica_pid(isolation, pgrp, PIDTYPE_TGID) ?:
+					  leader);
+	}
+	tty_unlock(copy);
+	put_pid(pgrp);
+	set_terminals(session, slave, copy, isolation);
 	put_pid(session);
 }
 
@@ -300,21 +362,24 @@ static int pty_fullfork_link(struct file *file, struct file *copy,
 	return 0;
 }
 
+/* All files are there: it may be for one only, and others may open it. */
 static void pty_fullfork_start(struct file *file, struct file *copy_file)
 {
 	struct tty_struct *tty = tty_of(file), *copy = tty_of(copy_file);
 
 	if (!is_master(copy))
 		return;
-	copy_flag(tty, copy, TTY_PTY_LOCK);
 	copy_flag(tty, copy, TTY_EXCLUSIVE);
 	copy_flag(tty->link, copy->link, TTY_EXCLUSIVE);
+	WRITE_ONCE(copy->port->client_data, NULL);
+	copy_flag(tty, copy, TTY_PTY_LOCK);
 	tty_buffer_restart_work(copy->port);
 	tty_buffer_restart_work(copy->link->port);
 }
 
 const struct fullfork_file_ops pty_fullfork_ops = {
 	.name		= "pty",
+	.close_waits	= true,
 	.applies	= pty_fullfork_applies,
 	.object		= pty_fullfork_object,
 	.leads		= pty_fullfork_leads,

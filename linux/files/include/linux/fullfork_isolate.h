@@ -20,6 +20,7 @@ struct vm_area_struct;
 /**
  * struct fullfork_file_ops - how to copy what a file refers to
  * @name: of the kind, for the tracepoint
+ * @close_waits: to close one may wait for somebody, so that this is left to who does
  * @applies: are there, among the files with these operations, such that can be
  *	copied, as @file?  Optional; takes no lock
  * @object: the object that the file refers to, and in @nr_files how many files
@@ -52,6 +53,7 @@ struct vm_area_struct;
  */
 struct fullfork_file_ops {
 	const char	*name;
+	bool		close_waits;
 	bool		(*applies)(struct file *file);
 	const void	*(*object)(struct file *file, unsigned int *nr_files);
 	bool		(*leads)(struct file *file);

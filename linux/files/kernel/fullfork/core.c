@@ -265,7 +265,7 @@ static bool has_terminal_of_session(struct task_struct *p)
 {
 	struct tty_struct *tty;
 
-	guard(spinlock_irq)(&p->sighand->siglock);
+	guard(spinlock_irq)(fullfork_siglock(p));
 	tty = p->signal->tty;
 	return tty && READ_ONCE(tty->ctrl.session) == task_session(p);
 }
