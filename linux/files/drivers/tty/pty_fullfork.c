@@ -83,7 +83,7 @@ static bool has_n_tty(struct tty_struct *tty)
 }
 
 /* Would who opens it wait for a permission? */
-static bool is_watched(const struct super_block *sb)
+static bool is_watched(struct super_block *sb)
 {
 	return fsnotify_sb_has_priority_watchers(sb, FSNOTIFY_PRIO_CONTENT);
 }
