@@ -28,11 +28,15 @@ FIXTURE(file)
 FIXTURE_VARIANT(file)
 {
 	const char *type;
+	/* Of the file that it is made in, if it is in one */
+	const char *size;
 };
 
 FIXTURE_VARIANT_ADD(file, tmpfs) { .type = "tmpfs" };
 FIXTURE_VARIANT_ADD(file, overlay) { .type = "overlay" };
-FIXTURE_VARIANT_ADD(file, ext4) { .type = "ext4" };
+FIXTURE_VARIANT_ADD(file, ext4) { .type = "ext4", .size = "8M" };
+FIXTURE_VARIANT_ADD(file, xfs) { .type = "xfs", .size = "300M" };
+FIXTURE_VARIANT_ADD(file, btrfs) { .type = "btrfs", .size = "128M" };
 
 static void mount_overlay(struct __test_metadata *_metadata, const char *dir)
 {
@@ -43,12 +47,19 @@ static void mount_overlay(struct __test_metadata *_metadata, const char *dir)
 			   "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"));
 }
 
-static void mount_ext4(struct __test_metadata *_metadata)
+static void mount_image(struct __test_metadata *_metadata,
+			const FIXTURE_VARIANT(file) *variant)
 {
-	skip_unless(!system("command -v mkfs.ext4 >/dev/null"), _exit(0),
-		    "there is no mkfs.ext4");
-	ASSERT_EQ(0, system("truncate -s 8M /tmp/image && mkfs.ext4 -q /tmp/image"));
-	ASSERT_EQ(0, system("mount -t ext4 -o loop /tmp/image /tmp/dir"));
+	const char *type = variant->type;
+	char command[128];
+
+	snprintf(command, sizeof(command), "command -v mkfs.%s >/dev/null", type);
+	skip_unless(!system(command), _exit(0), "there is no mkfs.%s", type);
+	snprintf(command, sizeof(command), "truncate -s %s /tmp/image && mkfs.%s -q /tmp/image",
+		 variant->size, type);
+	ASSERT_EQ(0, system(command));
+	snprintf(command, sizeof(command), "mount -t %s -o loop /tmp/image /tmp/dir", type);
+	ASSERT_EQ(0, system(command));
 }
 
 FIXTURE_SETUP(file)
@@ -64,8 +75,8 @@ FIXTURE_SETUP(file)
 	ASSERT_EQ(0, mkdir(self->dir, 0755));
 	if (!strcmp(variant->type, "overlay"))
 		mount_overlay(_metadata, self->dir);
-	else if (!strcmp(variant->type, "ext4"))
-		mount_ext4(_metadata);
+	else if (variant->size)
+		mount_image(_metadata, variant);
 	snprintf(self->path, sizeof(self->path), "%s/file", self->dir);
 	self->fd = open(self->path, O_RDWR | O_CREAT | O_EXCL, 0644);
 	ASSERT_LE(0, self->fd);
