@@ -57,7 +57,7 @@ static struct tty_struct *master_of(const struct file *file)
 }
 
 /* There are some that are older, and have no file system. */
-static bool pty_fullfork_applies(struct file *file)
+static bool is_unix98(struct file *file)
 {
 	const struct tty_driver *driver = tty_of(file)->driver;
 
@@ -102,7 +102,7 @@ static const void *pty_fullfork_object(struct file *file, unsigned int *nr_files
 	struct tty_struct *master;
 	struct dentry *dentry;
 
-	if (!pty_fullfork_applies(file))
+	if (!is_unix98(file))
 		return NULL;
 	master = master_of(file);
 	if (!master || !has_n_tty(master) || !has_n_tty(master->link))
@@ -118,7 +118,7 @@ static const void *pty_fullfork_object(struct file *file, unsigned int *nr_files
 /* The slave is opened by the name that the copy of its master has. */
 static bool pty_fullfork_leads(struct file *file)
 {
-	return pty_fullfork_applies(file) && is_master(tty_of(file));
+	return is_master(tty_of(file));
 }
 
 static struct pid *get_session(struct tty_struct *tty)
@@ -380,7 +380,6 @@ static void pty_fullfork_start(struct file *file, struct file *copy_file)
 const struct fullfork_file_ops pty_fullfork_ops = {
 	.name		= "pty",
 	.close_waits	= true,
-	.applies	= pty_fullfork_applies,
 	.object		= pty_fullfork_object,
 	.leads		= pty_fullfork_leads,
 	.scan		= pty_fullfork_scan,

@@ -17,15 +17,48 @@ struct sigqueue;
 struct task_struct;
 struct vm_area_struct;
 
+/* Why an operation was aborted, for the tracepoint. */
+enum fullfork_reason {
+	FULLFORK_OK,
+	FULLFORK_KILLED,		/* a fatal signal for the caller */
+	FULLFORK_TIMEOUT,		/* an original could not be quiesced */
+	FULLFORK_ROOT,			/* it may not be copied, or has exited */
+	FULLFORK_RIGHTS,		/* a process that the caller may not copy */
+	FULLFORK_TRACED,		/* by another member */
+	FULLFORK_THREADS,		/* a descendant has several, one was asked for */
+	FULLFORK_DEADLINE_POLICY,
+	FULLFORK_KERNEL_WORKER,
+	FULLFORK_IO_URING,
+	FULLFORK_AIO,
+	FULLFORK_USERFAULTFD,
+	FULLFORK_DONTFORK,
+	FULLFORK_ARCH_STATE,
+	FULLFORK_PID_NAMESPACE,
+	FULLFORK_RESULT_ADDRESS,	/* pidfd, parent_tid or tid_map */
+	FULLFORK_TID_MAP_SIZE,
+	FULLFORK_MEMORY,
+	FULLFORK_PREPARE,		/* copy_process() failed */
+	FULLFORK_TID_WORD,
+	FULLFORK_PIDFD,
+	FULLFORK_TEMPLATE,		/* not all of it is there any more */
+	FULLFORK_REPLICA_KILLED,
+	FULLFORK_MEMBER_KILLED,		/* an original, while replicas were prepared */
+	FULLFORK_ISOLATION,		/* an object could not be copied */
+	FULLFORK_LOOPBACK_TCP,		/* a connection of members with each other */
+	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
+};
+
 /**
  * struct fullfork_file_ops - how to copy what a file refers to
  * @name: of the kind, for the tracepoint
  * @close_waits: to close one may wait for somebody, so that this is left to who does
- * @applies: are there, among the files with these operations, such that can be
- *	copied, as @file?  Optional; takes no lock
+ * @of: those for @file, if files with the same operations are of several kinds; then
+ *	there is nothing else here.  Takes no lock, and cannot fail
  * @object: the object that the file refers to, and in @nr_files how many files
  *	do so, with anything else that refers to it counted as a file; NULL if it
- *	is one that cannot be copied
+ *	is one that cannot be copied.  Without it, none can be
+ * @refused: why the call fails if only members have an object of the kind, which can
+ *	be neither copied nor shared; FULLFORK_OK if it can be
  * @leads: has @file to be copied before the others that refer to its object?  Optional
  * @scan: tell fullfork_found_file() of each file that the object holds, and
  *	fullfork_held_outside() if somebody else can reach it in another way; optional
@@ -44,7 +77,7 @@ struct vm_area_struct;
  * @drop: nothing fails any more, and replicas that have the copy keep it; or nobody has
  *	it.  Optional
  *
- * All but @applies and @start may sleep, but not wait for a member.  They are called by
+ * All but @of and @start may sleep, but not wait for a member.  They are called by
  * the caller of the full fork, with the credentials of a member that has @file, and what
  * they allocate is charged to its user and cgroup; @copy->f_cred is set afterwards.
  * @mapped is called by the member whose memory it is.
@@ -54,8 +87,9 @@ struct vm_area_struct;
 struct fullfork_file_ops {
 	const char	*name;
 	bool		close_waits;
-	bool		(*applies)(struct file *file);
+	const struct fullfork_file_ops *(*of)(const struct file *file);
 	const void	*(*object)(struct file *file, unsigned int *nr_files);
+	enum fullfork_reason refused;
 	bool		(*leads)(struct file *file);
 	int		(*scan)(struct file *file, struct fullfork_isolation *isolation);
 	struct file	*(*copy)(struct file *file, struct file *first);
@@ -92,7 +126,7 @@ bool posixtimer_init_sigqueue_of(struct sigqueue *q, struct task_struct *t);
 
 void fullfork_register(const struct file_operations *fops,
 		       const struct fullfork_file_ops *ops);
-void fullfork_register_sockets(const struct fullfork_file_ops *ops);
+void fullfork_register_sockets(int family, const struct fullfork_file_ops *ops);
 const struct fullfork_file_ops *fullfork_file_ops(const struct file *file);
 
 int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file);

@@ -9,36 +9,6 @@
 #include <linux/sched/wake_q.h>
 #include <linux/spinlock.h>
 
-/* Why an operation was aborted, for the tracepoint. */
-enum fullfork_reason {
-	FULLFORK_OK,
-	FULLFORK_KILLED,		/* a fatal signal for the caller */
-	FULLFORK_TIMEOUT,		/* an original could not be quiesced */
-	FULLFORK_ROOT,			/* it may not be copied, or has exited */
-	FULLFORK_RIGHTS,		/* a process that the caller may not copy */
-	FULLFORK_TRACED,		/* by another member */
-	FULLFORK_THREADS,		/* a descendant has several, one was asked for */
-	FULLFORK_DEADLINE_POLICY,
-	FULLFORK_KERNEL_WORKER,
-	FULLFORK_IO_URING,
-	FULLFORK_AIO,
-	FULLFORK_USERFAULTFD,
-	FULLFORK_DONTFORK,
-	FULLFORK_ARCH_STATE,
-	FULLFORK_PID_NAMESPACE,
-	FULLFORK_RESULT_ADDRESS,	/* pidfd, parent_tid or tid_map */
-	FULLFORK_TID_MAP_SIZE,
-	FULLFORK_MEMORY,
-	FULLFORK_PREPARE,		/* copy_process() failed */
-	FULLFORK_TID_WORD,
-	FULLFORK_PIDFD,
-	FULLFORK_TEMPLATE,		/* not all of it is there any more */
-	FULLFORK_REPLICA_KILLED,
-	FULLFORK_MEMBER_KILLED,		/* an original, while replicas were prepared */
-	FULLFORK_ISOLATION,		/* an object could not be copied */
-	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
-};
-
 /* How a thread that CLONE_SFORK moved ended in the child. */
 enum sfork_end {
 	SFORK_AWAY,

@@ -19,7 +19,8 @@
  *    somebody else too, and an object with more files than were found, or with one
  *    that is held by somebody else, is reachable from outside.  What it holds is
  *    then held from outside.  The rest is internal;
- * 3. copies the internal objects.
+ * 3. copies the internal objects; or fails, if there is one that can be neither copied
+ *    nor shared.
  *
  * Each owner of a descriptor table or of memory then exchanges the files in the
  * copy of it while that is not visible yet.  When there are all replicas, the caller
@@ -207,7 +208,9 @@ void __init fullfork_register(const struct file_operations *fops,
  */
 const struct fullfork_file_ops *fullfork_file_ops(const struct file *file)
 {
-	return find_kind(file->f_op)->ops;
+	const struct fullfork_file_ops *ops = find_kind(file->f_op)->ops;
+
+	return ops && ops->of ? ops->of(file) : ops;
 }
 
 static const struct fullfork_file_ops *regular_ops(const struct file *file)
@@ -217,7 +220,7 @@ static const struct fullfork_file_ops *regular_ops(const struct file *file)
 
 static bool can_be_copied(const struct file *file)
 {
-	return fullfork_file_ops(file) || regular_ops(file);
+	return find_kind(file->f_op)->ops || regular_ops(file);
 }
 
 static struct isolated_file *find_file(struct fullfork_isolation *isolation,
@@ -240,7 +243,7 @@ static struct isolated_object *get_object(struct fullfork_isolation *isolation,
 	unsigned int nr_files = 0;
 	const void *object;
 
-	object = ops ? ops->object(file, &nr_files) : NULL;
+	object = ops && ops->object ? ops->object(file, &nr_files) : NULL;
 	if (!object)
 		return NULL;
 
@@ -717,6 +720,39 @@ static bool is_internal(const struct isolated_file *f)
 	return f->object && !f->object->external;
 }
 
+static void report_file(const struct isolated_file *f)
+{
+	const struct isolated_object *o = f->object;
+
+	trace_fullfork_object(f->ops->name, f->file,
+			      !is_internal(f) ? "shared" : f->ops->refused ? "refused" : "copied",
+			      f->count, f->nr_refs, o ? o->nr_found : 0, o ? o->nr_files : 0);
+}
+
+static int refuse_object(struct fullfork *op, struct isolated_object *o)
+{
+	struct isolated_file *f;
+
+	list_for_each_entry(f, &o->files, object_node)
+		report_file(f);
+	f = list_first_entry(&o->files, struct isolated_file, object_node);
+	return fullfork_fail(op, -EOPNOTSUPP, f->ops->refused, f->owner->original);
+}
+
+/* Before anything is copied. */
+static int check_refused(struct fullfork_isolation *isolation)
+{
+	struct isolated_object *o;
+	struct isolated_file *f;
+
+	list_for_each_entry(o, &isolation->objects, list) {
+		f = list_first_entry(&o->files, struct isolated_file, object_node);
+		if (!o->external && f->ops->refused)
+			return refuse_object(isolation->op, o);
+	}
+	return 0;
+}
+
 /**
  * fullfork_enter_scope() - act with the rights, and at the cost, of a member
  * @scope: for fullfork_leave_scope()
@@ -927,7 +963,7 @@ static void finish_fputs(struct fullfork *op)
  * fullfork_isolate() - copy what only members can reach
  * @op: the operation, with all members linked and no replica yet
  *
- * Return: 0; -ENOMEM; -EAGAIN for a limit; -EINTR.
+ * Return: 0; -ENOMEM; -EAGAIN for a limit; -EINTR; -EOPNOTSUPP for what is refused.
  */
 int fullfork_isolate(struct fullfork *op)
 {
@@ -941,7 +977,8 @@ int fullfork_isolate(struct fullfork *op)
 		return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
 
 	err = find_files(op->isolation) ?: find_external(op->isolation) ?:
-	      copy_ipc(op->isolation) ?: copy_objects(op->isolation);
+	      check_refused(op->isolation) ?: copy_ipc(op->isolation) ?:
+	      copy_objects(op->isolation);
 	if (err)
 		return fullfork_fail(op, isolation_error(err), FULLFORK_ISOLATION, current);
 	return 0;
@@ -1229,9 +1266,7 @@ void fullfork_report_isolation(struct fullfork *op)
 		return;
 
 	list_for_each_entry(f, &isolation->files, list) {
-		trace_fullfork_object(f->ops->name, f->file, is_internal(f),
-				      f->count, f->nr_refs, f->object ? f->object->nr_found : 0,
-				      f->object ? f->object->nr_files : 0);
+		report_file(f);
 		if (is_internal(f) || READ_ONCE(f->file->f_mode) & FMODE_FULLFORK_SHARED)
 			continue;
 		guard(spinlock)(&f->file->f_lock);

@@ -23,7 +23,7 @@ const MEANINGS: [(Flags, &str); 7] = [
 ];
 
 /// What is refused, as the documentation of the kernel lists it.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 10] = [
     ("userfaultfd", "memory registered with userfaultfd"),
     ("dontfork", "memory with MADV_DONTFORK, and mappings of drivers like it"),
     ("io_uring", "a thread that uses an io_uring instance"),
@@ -33,6 +33,7 @@ const REFUSED: [(&str, &str); 9] = [
     ("threads", "CLONE_SUBTREE alone: another process has several threads"),
     ("pid-namespace", "CLONE_KEEP_TIDS: a process in a deeper PID namespace without its init"),
     ("arch-state", "x86: AMX in use; arm64: SVE or SME state in user mode, guarded control stacks"),
+    ("loopback-tcp", "CLONE_ISOLATE: a TCP connection with both ends in what is copied"),
 ];
 
 #[derive(Serialize)]

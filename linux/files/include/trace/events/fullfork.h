@@ -35,6 +35,7 @@
 	EM(FULLFORK_REPLICA_KILLED,	"replica-killed")	\
 	EM(FULLFORK_MEMBER_KILLED,	"member-killed")	\
 	EM(FULLFORK_ISOLATION,		"isolation")	\
+	EM(FULLFORK_LOOPBACK_TCP,	"loopback-tcp")	\
 	EMe(FULLFORK_OTHER_CALLER,	"other-caller")
 
 #undef EM
@@ -106,15 +107,15 @@ TRACE_EVENT(fullfork_replica,
 
 TRACE_EVENT(fullfork_object,
 
-	TP_PROTO(const char *kind, struct file *file, bool copied, unsigned long count,
+	TP_PROTO(const char *kind, struct file *file, const char *fate, unsigned long count,
 		 unsigned int nr_refs, unsigned int nr_found, unsigned int nr_files),
 
-	TP_ARGS(kind, file, copied, count, nr_refs, nr_found, nr_files),
+	TP_ARGS(kind, file, fate, count, nr_refs, nr_found, nr_files),
 
 	TP_STRUCT__entry(
 		__string(kind, kind)
 		__field(u64, ino)
-		__field(bool, copied)
+		__string(fate, fate)
 		__field(unsigned long, count)
 		__field(unsigned int, nr_refs)
 		__field(unsigned int, nr_found)
@@ -124,7 +125,7 @@ TRACE_EVENT(fullfork_object,
 	TP_fast_assign(
 		__assign_str(kind);
 		__entry->ino = file_inode(file)->i_ino;
-		__entry->copied = copied;
+		__assign_str(fate);
 		__entry->count = count;
 		__entry->nr_refs = nr_refs;
 		__entry->nr_found = nr_found;
@@ -132,7 +133,7 @@ TRACE_EVENT(fullfork_object,
 	),
 
 	TP_printk("kind=%s ino=%llu %s refs=%u of %lu files=%u of %u", __get_str(kind),
-		  __entry->ino, __entry->copied ? "copied" : "shared", __entry->nr_refs,
+		  __entry->ino, __get_str(fate), __entry->nr_refs,
 		  __entry->count, __entry->nr_found, __entry->nr_files)
 );
 

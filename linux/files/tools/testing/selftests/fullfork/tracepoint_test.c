@@ -4,6 +4,9 @@
  */
 #include "fullfork_selftest.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define TRACEFS "/sys/kernel/tracing/"
@@ -92,6 +95,48 @@ TEST_F_LONG(traced, tells_why_a_call_failed)
 	EXPECT_EQ(1, count(self->log, reason));
 	EXPECT_EQ(0, count(self->log, "fullfork_replica:"));
 	EXPECT_EQ(0, count(self->log, "fullfork_commit:"));
+}
+
+/* A socket that is connected with itself. */
+static int connect_itself(struct __test_metadata *_metadata)
+{
+	struct sockaddr_in addr = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	socklen_t len = sizeof(addr);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, bind(fd, (struct sockaddr *)&addr, len));
+	ASSERT_EQ(0, getsockname(fd, (struct sockaddr *)&addr, &len));
+	ASSERT_EQ(0, connect(fd, (struct sockaddr *)&addr, len));
+	return fd;
+}
+
+TEST_F_LONG(traced, tells_of_what_is_refused)
+{
+	int fd = connect_itself(_metadata);
+	struct stat st;
+	char line[128];
+
+	ASSERT_EQ(0, fstat(fd, &st));
+	ASSERT_EQ(-EOPNOTSUPP, replica_main(full_fork(CLONE_ISOLATE), run_replica_workers,
+					    &self->ws));
+
+	read_trace(_metadata, self->log, sizeof(self->log));
+	snprintf(line, sizeof(line),
+		 "fullfork_object: kind=inet ino=%lu refused refs=1 of 1 files=1 of 1",
+		 (unsigned long)st.st_ino);
+	EXPECT_EQ(1, count(self->log, line));
+	EXPECT_EQ(1, count(self->log, "fullfork_object:"));
+	snprintf(line, sizeof(line),
+		 "fullfork_abort: err=-95 reason=loopback-tcp culprit=%d", getpid());
+	EXPECT_EQ(1, count(self->log, line));
+	EXPECT_EQ(0, count(self->log, "fullfork_replica:"));
+
+	ASSERT_EQ(0, close(fd));
+	fork_and_pass(_metadata, CLONE_ISOLATE, run_replica_workers, &self->ws);
 }
 
 TEST_HARNESS_MAIN
