@@ -596,8 +596,9 @@ static bool ask_session(int master, int *pid, char *kind)
 	*kind = '\0';
 	if (!sends_text(master, "?\n") || !read_line(master, line, sizeof(line)))
 		return false;
-	sscanf(line, "pid %d sid %d group %d tty %d %15s", pid, &sid, &group, &tty, kind);
-	return *pid == sid && *pid == group && tty == 1;
+	/* Without the last where nothing is said. */
+	return sscanf(line, "pid %d sid %d group %d tty %d %15s", pid, &sid, &group, &tty,
+		      kind) >= 4 && *pid == sid && *pid == group && tty == 1;
 }
 
 static int use_session(void *arg)
