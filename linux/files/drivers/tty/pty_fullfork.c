@@ -16,7 +16,9 @@
  * until it has what the original has.  Settings and characters are copied after what
  * members have written has gone where it can go: the rest waits until they read.
  *
- * Lock order, as elsewhere: tty_buffer lock, termios_rwsem, output_lock, port->lock.
+ * Lock order, as elsewhere: tty_buffer lock of the slave, its termios_rwsem, output_lock
+ * and port->lock; then those of the master, whose tty_buffer lock a slave may take while
+ * it has its termios_rwsem.
  */
 
 #include <linux/cdev.h>
@@ -174,15 +176,16 @@ static void copy_flag(struct tty_struct *tty, struct tty_struct *copy, int nr)
 	assign_bit(nr, &copy->flags, test_bit(nr, &tty->flags));
 }
 
-/* Both at one instant: what is received may be echoed. */
+/* Both at one instant: what the slave receives may be echoed to the master. */
 static int copy_ends(struct tty_struct *master, struct tty_struct *copy)
 {
 	struct tty_struct *slave = master->link;
 	int err;
 
 	tty_buffer_lock_exclusive(slave->port);
+	err = copy_end(slave, copy->link);
 	tty_buffer_lock_exclusive(master->port);
-	err = copy_end(slave, copy->link) ?: copy_end(master, copy);
+	err = err ?: copy_end(master, copy);
 	tty_buffer_unlock_exclusive(master->port);
 	tty_buffer_unlock_exclusive(slave->port);
 	return err;

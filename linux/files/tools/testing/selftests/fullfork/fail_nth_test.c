@@ -68,7 +68,7 @@ static void enter_group_with_objects(int unused)
 {
 	struct itimerspec soon = { .it_interval.tv_sec = 1, .it_value.tv_sec = 1 };
 	struct epoll_event event = { .events = EPOLLIN };
-	int ends[2], sockets[2], fds[4];
+	int ends[2], sockets[2], fds[4], master, slave;
 	char *shared_memory;
 	mqd_t mq;
 
@@ -95,6 +95,13 @@ static void enter_group_with_objects(int unused)
 	side_assert_eq(0, mq_unlink("/fullfork"));
 	side_assert_eq(0, mq_send(mq, "queue", 5, 1));
 	side_assert_eq(0, mq_send(mq, "queue", 5, 2));
+
+	master = posix_openpt(O_RDWR | O_NOCTTY);
+	side_assert(master >= 0);
+	side_assert_eq(0, unlockpt(master));
+	slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+	side_assert(slave >= 0);
+	side_assert_eq(6, write(slave, "output", 6));
 
 	shared_memory = mmap(NULL, 8 * 4096, PROT_READ | PROT_WRITE,
 			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);

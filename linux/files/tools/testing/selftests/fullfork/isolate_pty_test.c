@@ -513,6 +513,37 @@ static void say_interrupted(int sig)
 	sends_text(tty_of_child, "interrupted\n");
 }
 
+static void say_member_interrupted(int sig)
+{
+	sends_text(tty_of_child, "member interrupted\n");
+}
+
+/* A process group in the foreground whose leader has gone. */
+static void make_group(void)
+{
+	struct sigaction sa = { .sa_handler = say_member_interrupted };
+	pid_t leader = fork(), member;
+
+	if (!leader)
+		pause();
+	setpgid(leader, leader);
+	member = fork();
+	if (!member) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		setpgid(0, leader);
+		sigaction(SIGINT, &sa, NULL);
+		sends_text(tty_of_child, "made\n");
+		for (;;)
+			pause();
+	}
+	setpgid(member, leader);
+	signal(SIGTTOU, SIG_IGN);
+	signal(SIGTTIN, SIG_IGN);
+	tcsetpgrp(tty_of_child, leader);
+	kill(leader, SIGKILL);
+	waitpid(leader, NULL, 0);
+}
+
 static void be_shell(const char *name)
 {
 	struct sigaction sa = { .sa_handler = say_interrupted, .sa_flags = SA_RESTART };
@@ -532,8 +563,17 @@ static void be_shell(const char *name)
 	sends_text(tty, "ready\n");
 	for (;;) {
 		n = read(tty, line, sizeof(line));
+		if (n < 0 && errno == EIO) {
+			/* Not in the foreground */
+			poll_pause();
+			continue;
+		}
 		if (n <= 0)
 			_exit(2);
+		if (*line == 'g') {
+			make_group();
+			continue;
+		}
 		/* What is asked must not be in a buffer. */
 		slave = open("/dev/tty", O_RDWR);
 		snprintf(own_name, sizeof(own_name), "?");
@@ -653,6 +693,36 @@ static int copy_once_more(void *arg)
 TEST_F(session, can_be_copied_by_a_copy)
 {
 	isolate_and_pass(_metadata, CLONE_SUBTREE, copy_once_more, self);
+}
+
+static int find_leader_in_foreground(void *arg)
+{
+	FIXTURE_DATA(session) *self = arg;
+	char line[64], kind[16];
+	int pid = 0;
+
+	replica_assert(ask_session(self->master, &pid, kind));
+	replica_assert(sends_text(self->master, "\003"));
+	replica_assert(read_line(self->master, line, sizeof(line)));
+	replica_assert(!strcmp(line, "interrupted\r\n"));
+	return REPLICA_PASS;
+}
+
+/* The replica of its member is in the same group, which is that of the originals. */
+TEST_F(session, does_not_interrupt_an_original)
+{
+	char line[64];
+
+	ASSERT_TRUE(sends_text(self->master, "group\n"));
+	ASSERT_TRUE(read_line(self->master, line, sizeof(line)));
+	ASSERT_STREQ("made\r\n", line);
+	ASSERT_TRUE(wait_until(tcgetpgrp(self->master) != self->child &&
+			       kill(tcgetpgrp(self->master), 0), DEADLINE));
+	isolate_and_pass(_metadata, CLONE_SUBTREE, find_leader_in_foreground, self);
+	EXPECT_TRUE(is_empty(self->master));
+	ASSERT_TRUE(sends_text(self->master, "\003"));
+	ASSERT_TRUE(read_line(self->master, line, sizeof(line)));
+	EXPECT_STREQ("member interrupted\r\n", line);
 }
 
 /* The test alone is copied: the child has the slave. */
