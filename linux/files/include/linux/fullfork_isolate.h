@@ -139,6 +139,7 @@ struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pi
 				 enum pid_type type);
 struct file *fullfork_reopen(struct file *file, struct dentry *dentry);
 void fullfork_finish_fputs(struct task_struct *task);
+bool fullfork_is_memory(struct page *page);
 void vma_exchange_file(struct vm_area_struct *vma, struct file *file);
 #ifdef CONFIG_FULLFORK_SHMEM
 struct file *shmem_fullfork_copy_now(struct file *file);
@@ -153,6 +154,12 @@ int fullfork_copy_timers(struct task_struct *original, struct task_struct *p,
 			 struct fullfork_isolation *isolation);
 bool fullfork_copies_timer(const struct sigqueue *q);
 void fullfork_copy_itimers(struct task_struct *original, struct task_struct *p);
+
+/* An unlinked one has none any more; what was opened with O_TMPFILE can be linked. */
+static inline bool fullfork_may_have_name(const struct inode *inode)
+{
+	return inode->i_nlink || inode_state_read_once((struct inode *)inode) & I_LINKABLE;
+}
 
 static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file)
 {

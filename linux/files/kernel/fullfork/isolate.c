@@ -56,6 +56,7 @@
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/shmem_fs.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <trace/events/fullfork.h>
@@ -292,8 +293,8 @@ static struct isolated_file *add_file(struct fullfork_isolation *isolation,
 	if (!f)
 		return NULL;
 	o = get_object(isolation, f, file, ops);
-	/* A file with a name, of a kind whose files without one are copied whole? */
-	if (!o && regular_ops(file) && (!ops || file_inode(file)->i_nlink)) {
+	/* A file that has a name, or can get one, of a kind that is else copied whole? */
+	if (!o && regular_ops(file) && (!ops || fullfork_may_have_name(file_inode(file)))) {
 		ops = regular_ops(file);
 		o = get_object(isolation, f, file, ops);
 	}
@@ -406,6 +407,20 @@ bool fullfork_has_member(struct fullfork_isolation *isolation, const struct task
 		if (g->signal == task->signal)
 			return true;
 	return false;
+}
+
+/**
+ * fullfork_is_memory() - may it be changed by those who have it mapped, or open?
+ * @page: in a pipe or a message, to which it was lent by vmsplice() or sendfile() if so
+ *
+ * It is not shared with a copy then, whose memory is another.
+ */
+bool fullfork_is_memory(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	struct address_space *mapping = folio_mapping(folio);
+
+	return folio_test_anon(folio) || (mapping && shmem_mapping(mapping));
 }
 
 /**
@@ -1267,10 +1282,10 @@ void fullfork_report_isolation(struct fullfork *op)
 
 	list_for_each_entry(f, &isolation->files, list) {
 		report_file(f);
-		if (is_internal(f) || READ_ONCE(f->file->f_mode) & FMODE_FULLFORK_SHARED)
+		if (is_internal(f) == !(READ_ONCE(f->file->f_mode) & FMODE_FULLFORK_SHARED))
 			continue;
 		guard(spinlock)(&f->file->f_lock);
-		f->file->f_mode |= FMODE_FULLFORK_SHARED;
+		f->file->f_mode ^= FMODE_FULLFORK_SHARED;
 	}
 }
 

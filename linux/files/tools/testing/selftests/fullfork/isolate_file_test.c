@@ -502,4 +502,34 @@ TEST_F(open, may_be_a_directory)
 	expect_pass(_metadata, pid);
 }
 
+static int link_it(void *arg)
+{
+	FIXTURE_DATA(file) *self = arg;
+	char from[64];
+
+	replica_assert_fdinfo("copied", self->extra);
+	replica_assert_eq(3, lseek(self->extra, 0, SEEK_CUR));
+	replica_assert_eq(1, write(self->extra, "r", 1));
+	snprintf(from, sizeof(from), "/proc/self/fd/%d", self->extra);
+	replica_assert_eq(0, unlink(self->path));
+	replica_assert_eq(0, linkat(AT_FDCWD, from, AT_FDCWD, self->path, AT_SYMLINK_FOLLOW));
+	return REPLICA_PASS;
+}
+
+/* What may get a name is a file of the file system, also if it has none yet. */
+TEST_F(file, may_have_no_name_yet)
+{
+	struct stat st, named;
+
+	self->extra = open(self->dir, O_TMPFILE | O_RDWR, 0644);
+	ASSERT_LE(0, self->extra);
+	ASSERT_EQ(3, write(self->extra, "new", 3));
+	isolate_and_pass(_metadata, 0, link_it, self);
+	EXPECT_EQ(3, position(self->extra));
+	ASSERT_EQ(0, fstat(self->extra, &st));
+	ASSERT_EQ(0, stat(self->path, &named));
+	EXPECT_EQ(st.st_ino, named.st_ino);
+	EXPECT_EQ(4, st.st_size);
+}
+
 TEST_HARNESS_MAIN

@@ -553,4 +553,72 @@ TEST_F(pipe, is_charged_to_who_has_it)
 	EXPECT_EQ(-EAGAIN, ret);
 }
 
+static int read_lent(void *arg)
+{
+	FIXTURE_DATA(pipe) *self = arg;
+
+	wait_turn();
+	replica_assert_fdinfo("copied", self->ends[0]);
+	replica_assert(gives(self->ends[0], "AAAA"));
+	return REPLICA_PASS;
+}
+
+/* A page that is lent to the pipe may change: the copy has what was in it. */
+static void lend_page(struct __test_metadata *_metadata, FIXTURE_DATA(pipe) *self, int pages)
+{
+	loff_t from = 0;
+	long pid;
+
+	self->fds[0] = memfd_create("lent", 0);
+	ASSERT_LE(0, self->fds[0]);
+	ASSERT_EQ(0, ftruncate(self->fds[0], pages * 4096));
+	ASSERT_EQ(4, pwrite(self->fds[0], "AAAA", 4, 0));
+	ASSERT_EQ(4, splice(self->fds[0], &from, self->ends[1], NULL, 4, 0));
+	pid = isolate(_metadata, 0, read_lent, self);
+	ASSERT_EQ(4, pwrite(self->fds[0], "BBBB", 4, 0));
+	give_turn();
+	expect_pass(_metadata, pid);
+}
+
+TEST_F(pipe, keeps_a_page_of_a_small_memfd)
+{
+	lend_page(_metadata, self, 1);
+}
+
+TEST_F(pipe, keeps_a_page_of_a_large_memfd)
+{
+	lend_page(_metadata, self, 40);
+}
+
+static int pass_copied(void *arg)
+{
+	FIXTURE_DATA(pipe) *self = arg;
+
+	replica_assert_fdinfo("copied", self->ends[0]);
+	replica_assert(!self->size || fcntl(self->ends[0], F_GETPIPE_SZ) == (int)self->size);
+	return REPLICA_PASS;
+}
+
+TEST_F(pipe, is_said_to_be_shared_by_the_last_call_only)
+{
+	pid_t outsider = start_outsider(_metadata, self->ends[1]);
+
+	put(_metadata, self->ends[1], TEXT);
+	isolate_and_pass(_metadata, 0, take_text, self);
+	EXPECT_STREQ("shared", fdinfo_says("self", self->ends[0]));
+	end_outsider(_metadata, outsider);
+	isolate_and_pass(_metadata, 0, pass_copied, self);
+	EXPECT_STREQ("", fdinfo_says("self", self->ends[0]));
+}
+
+/* Root has given the user one that is larger than the user may make one. */
+TEST_F(pipe, may_be_larger_than_allowed)
+{
+	require_root(_metadata, "F_SETPIPE_SZ over the limit");
+	ASSERT_EQ(4 << 20, fcntl(self->ends[0], F_SETPIPE_SZ, 4 << 20));
+	self->size = 4 << 20;
+	ASSERT_EQ(0, setresuid(12345, 12345, 12345));
+	isolate_and_pass(_metadata, 0, pass_copied, self);
+}
+
 TEST_HARNESS_MAIN

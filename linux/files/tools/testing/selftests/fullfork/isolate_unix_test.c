@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -456,6 +457,86 @@ static int see_pending(void *arg)
 TEST_F(unix_server, shares_a_connection_that_is_not_accepted)
 {
 	isolate_and_pass(_metadata, 0, see_pending, self);
+}
+
+/* Was the next message sent by the caller itself? */
+static bool is_from_me(int fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	char text[8];
+	struct iovec iov = { .iov_base = text, .iov_len = sizeof(text) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg;
+	struct ucred cred;
+
+	if (recvmsg(fd, &msg, MSG_DONTWAIT) != 4)
+		return false;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_CREDENTIALS)
+		return false;
+	memcpy(&cred, CMSG_DATA(cmsg), sizeof(cred));
+	return cred.pid == syscall(__NR_getpid) && cred.uid == getuid() && cred.gid == getgid();
+}
+
+static int see_sender(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert_fdinfo("copied", self->extra[1]);
+	replica_assert(is_from_me(self->extra[1]));
+	replica_assert(is_empty(self->extra[1]));
+	replica_assert(sends(self->extra[0], "more"));
+	replica_assert(is_from_me(self->extra[1]));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, tells_who_has_sent)
+{
+	int on = 1;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, variant->type, 0, self->extra));
+	ASSERT_EQ(0, setsockopt(self->extra[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)));
+	/* A datagram socket gets a name by that, when it sends. */
+	ASSERT_EQ(0, setsockopt(self->extra[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)));
+	ASSERT_TRUE(sends(self->extra[0], "cred"));
+	isolate_and_pass(_metadata, 0, see_sender, self);
+	EXPECT_TRUE(is_from_me(self->extra[1]));
+	EXPECT_TRUE(is_empty(self->extra[1]));
+}
+
+static int read_lent(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	char buf[8];
+
+	wait_turn();
+	replica_assert_fdinfo("copied", self->extra[1]);
+	replica_assert_eq(4, recv(self->extra[1], buf, sizeof(buf), MSG_DONTWAIT));
+	replica_assert(!memcmp(buf, "AAAA", 4));
+	return REPLICA_PASS;
+}
+
+/* A page that is lent to the socket may change: the copy has what was in it. */
+TEST_F(unix_pair, keeps_a_page_of_a_memfd)
+{
+	int fd = memfd_create("lent", 0);
+	off_t from = 0;
+	long pid;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(4, pwrite(fd, "AAAA", 4, 0));
+	ASSERT_EQ(0, socketpair(AF_UNIX, variant->type, 0, self->extra));
+	ASSERT_EQ(4, sendfile(self->extra[0], fd, &from, 4));
+	pid = isolate(_metadata, 0, read_lent, self);
+	ASSERT_EQ(4, pwrite(fd, "BBBB", 4, 0));
+	give_turn();
+	expect_pass(_metadata, pid);
 }
 
 TEST_HARNESS_MAIN
