@@ -26,7 +26,7 @@ from common import JOBS, LOG, OUT, REPO, Failure, Results, main, read_base, run,
 # Lines added and deleted in files of the base, over the whole queue: hooks; and
 # where a subsystem copies what is its own, which belongs there.
 BUDGET = 620
-BUDGET_COPIES = 2300
+BUDGET_COPIES = 2350
 COPIES = re.compile(r".*: (copy|refuse) .* for full fork$")
 
 # What checkpatch says and the queue does not heed: (path, type, reason).

@@ -767,7 +767,8 @@ static const void *shmem_fullfork_object(struct file *file, unsigned int *nr_fil
 	struct inode *inode = file_inode(file);
 	struct shmem_inode_info *info = SHMEM_I(inode);
 
-	if (!S_ISREG(inode->i_mode) || fullfork_may_have_name(inode) || is_idmapped_mnt(file->f_path.mnt) ||
+	if (!S_ISREG(inode->i_mode) || fullfork_may_have_name(inode) ||
+	    is_idmapped_mnt(file->f_path.mnt) ||
 	    (info->flags & (SHMEM_F_LOCKED | SHMEM_F_MAPPING_FROZEN)) ||
 	    !list_empty(&info->xattrs) || vfs_inode_has_locks(inode))
 		return NULL;
