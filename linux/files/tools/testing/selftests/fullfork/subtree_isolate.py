@@ -260,48 +260,6 @@ if server.wait(50):
 end(wrong[0] if wrong else "ok")
 """
 
-# A program that has a shell do its work in a terminal, and interrupts what it runs.
-TERMINAL = PYTHON + r"""
-import pty, select
-
-shell, terminal = pty.fork()
-if not shell:
-    os.environ.update(PS1="> ", TERM="dumb", HISTFILE="")
-    os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
-
-got, wrong = b"", []
-
-def expect(text):
-    global got
-    while not wrong and text not in got:
-        if not select.select([terminal], [], [], 50)[0]:
-            wrong.append("%r in place of %r" % (got, text))
-        else:
-            got += os.read(terminal, 4096)
-    got = got[got.find(text) + len(text):]
-
-def interrupt_sleep():
-    os.write(terminal, b"sh -c 'echo asleep; exec sleep 1000'\n")
-    expect(b"\nasleep\r\n")
-    os.write(terminal, b"\x03")
-    expect(b"^C")
-    expect(b"> ")
-
-n = 0
-expect(b"> ")
-while not wrong and not is_over(n):
-    if n % 8 == 7:
-        interrupt_sleep()
-    os.write(terminal, b"echo number $((%d + 1)) of $$\n" % n)
-    expect(b"\nnumber %d of %d\r\n> " % (n + 1, shell))
-    n += 1
-os.write(terminal, b"exit 7\n")
-status = os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1])
-if status != 7:
-    wrong.append("the shell ended with %d" % status)
-end(wrong[0] if wrong else "ok")
-"""
-
 # Numbers of a pipeline come in order, and all of them.
 PIPELINE = r"""
 dir=$1
@@ -426,11 +384,6 @@ def isolate__go_runtime():
 @tests.add
 def isolate__server_and_client():
     Program([sys.executable, "-c", SERVER]).run()
-
-
-@tests.add
-def isolate__shell_in_a_terminal():
-    Program([sys.executable, "-c", TERMINAL]).run()
 
 
 def use_database():
