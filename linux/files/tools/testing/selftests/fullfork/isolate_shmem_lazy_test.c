@@ -1265,8 +1265,9 @@ static bool page_out(unsigned char *mem)
 {
 	long before = meminfo_kb("\nSwapFree:");
 
+	/* Room that overwritten pages had there may come back meanwhile. */
 	return !madvise(mem, SWAPPED, MADV_PAGEOUT) &&
-	       before - meminfo_kb("\nSwapFree:") >= (long)(SWAPPED / 2 / 1024);
+	       before - meminfo_kb("\nSwapFree:") >= (long)(SWAPPED / 4 / 1024);
 }
 
 static bool is_only(const unsigned char *mem, unsigned char byte, size_t size)
