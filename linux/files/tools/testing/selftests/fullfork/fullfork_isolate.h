@@ -11,6 +11,7 @@
 #include "fullfork_selftest.h"
 
 #include <linux/kcmp.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 /* Words of the report, from here on free for the tests */
@@ -131,6 +132,26 @@ static inline void end_outsider(struct __test_metadata *_metadata, pid_t pid)
 {
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	xwaitpid(_metadata, pid, DEADLINE);
+}
+
+/* Sends the descriptor @passed in a message by the unix socket @fd. */
+static inline bool send_fd(int fd, int passed)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "";
+	struct iovec iov = { .iov_base = "f", .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &passed, sizeof(passed));
+	return sendmsg(fd, &msg, 0) == 1;
 }
 
 /* In the replica: wait until the original has done its part. */

@@ -329,25 +329,6 @@ TEST_F(tcp, is_shared_if_it_listens)
 	expect_shared(_metadata, self, 0);
 }
 
-static void send_fd(struct __test_metadata *_metadata, int fd, int passed)
-{
-	char control[CMSG_SPACE(sizeof(int))] = "";
-	struct iovec iov = { .iov_base = "f", .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cmsg), &passed, sizeof(passed));
-	ASSERT_EQ(1, sendmsg(fd, &msg, 0));
-}
-
 /* An end that nobody but a message has, in a socket that only members have. */
 TEST_F(tcp, rejects_an_end_in_flight)
 {
@@ -355,7 +336,7 @@ TEST_F(tcp, rejects_an_end_in_flight)
 
 	accept_it(_metadata, self);
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, self->other));
-	send_fd(_metadata, self->other[0], self->server);
+	ASSERT_TRUE(send_fd(self->other[0], self->server));
 	close_fd(_metadata, &self->server);
 	expect_refused(_metadata, 0);
 

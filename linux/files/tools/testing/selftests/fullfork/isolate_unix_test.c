@@ -241,25 +241,6 @@ TEST_F(unix_pair, is_full_if_it_was)
 	EXPECT_EQ(0, fill(self->fds[0]));
 }
 
-static bool send_fd(int fd, int passed)
-{
-	char control[CMSG_SPACE(sizeof(int))] = "";
-	struct iovec iov = { .iov_base = "f", .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cmsg), &passed, sizeof(passed));
-	return sendmsg(fd, &msg, 0) == 1;
-}
-
 static int receive_fd(int fd)
 {
 	char control[CMSG_SPACE(sizeof(int))] = "", byte;
