@@ -65,10 +65,16 @@ fn timed(ret: i64, ticks: u64) -> io::Result<Timed> {
 
 /// `clone3()` with these flags. The child, or replica of the caller, exits at once.
 fn clone_that_exits(flags: u64) -> io::Result<Timed> {
+    clone_that_only(libc::SYS_exit_group, flags)
+}
+
+/// `clone3()` with these flags. All that the child, or replica of the caller, does is
+/// this system call, with 0.
+fn clone_that_only(call: libc::c_long, flags: u64) -> io::Result<Timed> {
     let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     let (ret, ticks): (i64, u64);
-    // SAFETY: `args` is readable for its size. What returns 0 touches no memory,
-    // and ends, so that it may share the stack of the caller.
+    // SAFETY: `args` is readable for its size. What returns 0 touches no memory, and
+    // ends or sleeps for good, so that it may share the stack of the caller.
     unsafe {
         asm!(
             "rdtsc",
@@ -80,7 +86,7 @@ fn clone_that_exits(flags: u64) -> io::Result<Timed> {
             "test rax, rax",
             "jnz 2f",
             "xor edi, edi",
-            "mov eax, {exit_group}",
+            "mov rax, r14",
             "syscall",
             "ud2",
             "2:",
@@ -90,9 +96,9 @@ fn clone_that_exits(flags: u64) -> io::Result<Timed> {
             "or rax, rdx",
             "sub rax, r12",
             clone3 = const libc::SYS_clone3,
-            exit_group = const libc::SYS_exit_group,
             in("rdi") &raw const args,
             in("rsi") size_of::<CloneArgs>(),
+            in("r14") call,
             out("rax") ticks,
             out("rdx") _,
             out("rcx") _,
@@ -107,6 +113,11 @@ fn clone_that_exits(flags: u64) -> io::Result<Timed> {
 /// A plain fork whose child exits at once.
 pub(crate) fn fork() -> io::Result<Timed> {
     clone_that_exits(0)
+}
+
+/// A plain fork whose child sleeps until it is killed.
+pub(crate) fn fork_that_lives() -> io::Result<Timed> {
+    clone_that_only(libc::SYS_pause, 0)
 }
 
 /// A fork that shares the memory, and waits for its child to exit.

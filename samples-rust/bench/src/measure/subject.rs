@@ -106,12 +106,15 @@ pub(crate) fn take_memory(mb: u32, pages: Pages) -> io::Result<()> {
 pub(crate) struct Node {
     turn: AtomicU32,
     ticks: AtomicU32,
+    /// Of its last fork.
+    child: AtomicI32,
 }
 
 const IDLE: u32 = 0;
 const FORK: u32 = 1;
-const DONE: u32 = 2;
-const FAILED: u32 = 3;
+const END_CHILD: u32 = 2;
+const DONE: u32 = 3;
+const FAILED: u32 = 4;
 
 /// Memory that processes share, all zeros.
 fn shared_nodes(processes: u32) -> io::Result<&'static [Node]> {
@@ -182,8 +185,8 @@ impl Tree {
         let turn = &self.nodes[node].turn;
         loop {
             match turn.load(Ordering::Acquire) {
-                FORK => {
-                    let answer = if grown.is_ok() { self.fork_here(node) } else { FAILED };
+                what @ (FORK | END_CHILD) => {
+                    let answer = if grown.is_ok() { self.act_here(node, what) } else { FAILED };
                     turn.store(answer, Ordering::Release);
                     raw::futex_wake(turn);
                 }
@@ -192,16 +195,30 @@ impl Tree {
         }
     }
 
-    fn fork_here(&self, node: usize) -> u32 {
+    fn act_here(&self, node: usize, what: u32) -> u32 {
+        let done = if what == FORK { self.fork_here(node) } else { self.end_child_here(node) };
+        if done.is_ok() { DONE } else { FAILED }
+    }
+
+    fn fork_here(&self, node: usize) -> io::Result<()> {
         // The first fork of a process breaks up what it shares with its parent.
-        for _ in 0..2 {
-            let Ok(child) = raw::fork() else { return FAILED };
-            // SAFETY: no status is asked for.
-            unsafe { libc::waitpid(child.pid, null_mut(), 0) };
-            let ticks = u32::try_from(child.ticks).unwrap_or(u32::MAX);
-            self.nodes[node].ticks.store(ticks, Ordering::Relaxed);
+        let first = raw::fork()?;
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(first.pid, null_mut(), 0) };
+        let child = raw::fork_that_lives()?;
+        let ticks = u32::try_from(child.ticks).unwrap_or(u32::MAX);
+        self.nodes[node].ticks.store(ticks, Ordering::Relaxed);
+        self.nodes[node].child.store(child.pid, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end_child_here(&self, node: usize) -> io::Result<()> {
+        let child = self.nodes[node].child.load(Ordering::Relaxed);
+        // SAFETY: it is a child that was not waited for, and no status is asked for.
+        match unsafe { libc::kill(child, libc::SIGKILL) + libc::waitpid(child, null_mut(), 0) } {
+            pid if pid == child => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        DONE
     }
 
     /// Sleeps.
@@ -209,25 +226,32 @@ impl Tree {
         raw::futex_wait(&self.nodes[0].turn, IDLE, false);
     }
 
-    /// Has every process fork, one after the other, and adds up what it took.
-    pub(crate) fn forks(&self) -> io::Result<u64> {
-        let mut sum = 0;
+    /// Has every process do this, one after the other.
+    fn act(&self, what: u32) -> io::Result<()> {
         for (number, node) in self.nodes.iter().enumerate() {
             if number == 0 {
-                node.turn.store(self.fork_here(0), Ordering::Relaxed);
+                node.turn.store(self.act_here(0, what), Ordering::Relaxed);
             } else {
-                node.turn.store(FORK, Ordering::Release);
+                node.turn.store(what, Ordering::Release);
                 raw::futex_wake(&node.turn);
-                while node.turn.load(Ordering::Acquire) == FORK {
-                    raw::futex_wait(&node.turn, FORK, false);
+                while node.turn.load(Ordering::Acquire) == what {
+                    raw::futex_wait(&node.turn, what, false);
                 }
             }
             if node.turn.swap(IDLE, Ordering::Acquire) != DONE {
                 return Err(io::Error::other(format!("process {number} of the tree cannot fork")));
             }
-            sum += u64::from(node.ticks.load(Ordering::Relaxed));
         }
-        Ok(sum)
+        Ok(())
+    }
+
+    /// Has every process fork, one after the other, and adds up what it took. As the
+    /// replicas of a full fork, no child ends before all are made: who takes the memory
+    /// of one that has just ended has it cheaper.
+    pub(crate) fn forks(&self) -> io::Result<u64> {
+        self.act(FORK)?;
+        self.act(END_CHILD)?;
+        Ok(self.nodes.iter().map(|node| u64::from(node.ticks.load(Ordering::Relaxed))).sum())
     }
 
     /// A full fork of all.

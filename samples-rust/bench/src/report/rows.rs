@@ -37,8 +37,8 @@ const KNOWN: &[(&str, &str, f64)] = &[
     (STILL, "8 threads", 1.45),
     (STILL, "64 threads", 1.66),
     (STILL, "64 threads, 10 MB", 1.89),
-    (TREES, "10 processes", 1.23),
-    (TREES, "100 processes", 1.315),
+    (TREES, "10 processes", 1.24),
+    (TREES, "100 processes", 1.41),
     (TREES, "1000 processes", 1.49),
     (SPAWNS, "1 thread", 1.405),
 ];
