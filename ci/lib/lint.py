@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """What can be said of the queue and of the scripts without running a kernel.
 
-lint.py queue            checkpatch, size, order of the queue; shell and Python
+lint.py queue            checkpatch, size, order of the queue; shell and Python;
+                         whether the document names tests that are there
 lint.py sparse           sparse over ours and over what we edit, for KERNEL
 lint.py compile          what we edit, and ours, with the compiler of KERNEL
 lint.py compare-sparse   no warning that the base does not have
@@ -17,6 +18,7 @@ import re
 import sys
 import unittest
 
+import document
 import kbuild
 import patchqueue
 import queue_git
@@ -164,6 +166,7 @@ def cmd_queue():
     results = Results("lint")
     with timed("lint: checkpatch, shellcheck, size"):
         lint_scripts(results)
+        document.lint(results)
         lint_queue(results)
     return results.write()
 

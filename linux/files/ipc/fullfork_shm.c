@@ -87,8 +87,7 @@ static struct file *shm_copy_contents(struct file *base)
 {
 	struct file *copy = NULL;
 
-	/* Not one of huge pages. */
-	if (fullfork_file_ops(base))
+	if (!is_file_hugepages(base))
 		copy = shmem_fullfork_copy_now(base);
 	return copy ?: ERR_PTR(-EBUSY);
 }
@@ -408,9 +407,22 @@ static const struct fullfork_file_ops shm_fullfork_ops = {
 	.drop	= shm_fullfork_drop,
 };
 
+/* Others can attach one that is not marked by its ID. */
+static const void *shm_fullfork_huge_object(struct file *file, unsigned int *nr_files)
+{
+	return fullfork_shm_is_marked(file) ? shm_fullfork_object(file, nr_files) : NULL;
+}
+
+static const struct fullfork_file_ops shm_fullfork_huge_ops = {
+	.name	= "shm",
+	.object	= shm_fullfork_huge_object,
+	.refused = FULLFORK_HUGE_PAGES,
+};
+
 static int __init shm_fullfork_init(void)
 {
 	fullfork_register(&shm_file_operations, &shm_fullfork_ops);
+	fullfork_register(&shm_file_operations_huge, &shm_fullfork_huge_ops);
 	return 0;
 }
 late_initcall(shm_fullfork_init);

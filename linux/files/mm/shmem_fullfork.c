@@ -1237,7 +1237,7 @@ static struct file *shmem_fullfork_copy(struct file *file, struct file *first)
 
 /**
  * shmem_fullfork_copy_now() - copy a file whose mappings are not those of mm/shmem.c
- * @file: a file for which fullfork_file_ops() are there, and of shared memory
+ * @file: a file of shared memory, which is none of huge pages
  *
  * Return: as &fullfork_file_ops.copy.
  */

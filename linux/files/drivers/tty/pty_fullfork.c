@@ -211,6 +211,9 @@ static int copy_pty(struct tty_struct *master, struct tty_struct *copy)
 		return err;
 	/* Has there been a slave? */
 	copy_flag(master, copy, TTY_OTHER_CLOSED);
+	/* Does an owner wait for room? */
+	copy_flag(master, copy, TTY_DO_WRITE_WAKEUP);
+	copy_flag(master->link, copy->link, TTY_DO_WRITE_WAKEUP);
 	/* Only we can open the slave until it is what the original is. */
 	WRITE_ONCE(copy->port->client_data, current);
 	return 0;
@@ -365,6 +368,11 @@ static int pty_fullfork_link(struct file *file, struct file *copy,
 	return 0;
 }
 
+static struct fasync_struct **pty_fullfork_fasync(struct file *file)
+{
+	return &tty_of(file)->fasync;
+}
+
 /* All files are there: it may be for one only, and others may open it. */
 static void pty_fullfork_start(struct file *file, struct file *copy_file)
 {
@@ -388,5 +396,6 @@ const struct fullfork_file_ops pty_fullfork_ops = {
 	.scan		= pty_fullfork_scan,
 	.copy		= pty_fullfork_copy,
 	.link		= pty_fullfork_link,
+	.fasync		= pty_fullfork_fasync,
 	.start		= pty_fullfork_start,
 };

@@ -11,7 +11,9 @@
  * the replicas.  What is done with it is described in kernel/fullfork/isolate.c.
  */
 
+struct fasync_struct;
 struct fullfork_isolation;
+struct mutex;
 struct pid;
 struct sigqueue;
 struct task_struct;
@@ -45,6 +47,9 @@ enum fullfork_reason {
 	FULLFORK_MEMBER_KILLED,		/* an original, while replicas were prepared */
 	FULLFORK_ISOLATION,		/* an object could not be copied */
 	FULLFORK_LOOPBACK_TCP,		/* a connection of members with each other */
+	FULLFORK_LOOPBACK_UDP,		/* the same */
+	FULLFORK_HUGE_PAGES,		/* in shared memory that only members have */
+	FULLFORK_SECRET_MEMORY,		/* the same */
 	FULLFORK_OTHER_CALLER,		/* another thread's call came first */
 };
 
@@ -53,15 +58,19 @@ enum fullfork_reason {
  * @name: of the kind, for the tracepoint
  * @close_waits: to close one may wait for somebody, so that this is left to who does
  * @of: those for @file, if files with the same operations are of several kinds; then
- *	there is nothing else here.  Takes no lock, and cannot fail
+ *	there is nothing else here.  They may have an @of, too.  Takes no lock, and
+ *	cannot fail
  * @object: the object that the file refers to, and in @nr_files how many files
  *	do so, with anything else that refers to it counted as a file; NULL if it
- *	is one that cannot be copied.  Without it, none can be
+ *	is one that cannot be copied.  Without it, none can be.  Asked again when
+ *	references were counted
  * @refused: why the call fails if only members have an object of the kind, which can
  *	be neither copied nor shared; FULLFORK_OK if it can be
  * @leads: has @file to be copied before the others that refer to its object?  Optional
  * @scan: tell fullfork_found_file() of each file that the object holds, and
  *	fullfork_held_outside() if somebody else can reach it in another way; optional
+ * @nr_taken: another number after somebody has got, by @file, one of those that @scan finds;
+ *	if that is possible
  * @copy: a new file, in place of @file, for a copy of its object with all that is
  *	in it; or for the copy that @first refers to, if that is not NULL.  NULL if
  *	it has to be shared, for the first one only
@@ -71,13 +80,15 @@ enum fullfork_reason {
  *	place of what they are copies of, see fullfork_copied_file(),
  *	fullfork_linked_file(), fullfork_replica_with() and
  *	fullfork_replica_pid(); optional
+ * @fasync: the list in which @file is if it has O_ASYNC and can send signals; optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
  * @mapped: @vma, which fork() made of a mapping of @file, is one of the copy from now
  *	on; the memory of the replica is locked for writing; optional
  * @drop: nothing fails any more, and replicas that have the copy keep it; or nobody has
  *	it.  Optional
  *
- * All but @of and @start may sleep, but not wait for a member.  They are called by
+ * All but @of, @nr_taken, @fasync and @start may sleep, but not wait for a member, nor for
+ * somebody else who may wait for one, see fullfork_lock().  They are called by
  * the caller of the full fork, with the credentials of a member that has @file, and what
  * they allocate is charged to its user and cgroup; @copy->f_cred is set afterwards.
  * @mapped is called by the member whose memory it is.
@@ -92,10 +103,12 @@ struct fullfork_file_ops {
 	enum fullfork_reason refused;
 	bool		(*leads)(struct file *file);
 	int		(*scan)(struct file *file, struct fullfork_isolation *isolation);
+	unsigned int	(*nr_taken)(struct file *file);
 	struct file	*(*copy)(struct file *file, struct file *first);
 	struct file	*(*remake)(struct file *file, struct fullfork_isolation *isolation);
 	int		(*link)(struct file *file, struct file *copy,
 				struct fullfork_isolation *isolation);
+	struct fasync_struct **(*fasync)(struct file *file);
 	void		(*start)(struct file *file, struct file *copy);
 	void		(*mapped)(struct vm_area_struct *vma, struct file *file);
 	void		(*drop)(struct file *copy);
@@ -128,6 +141,8 @@ void fullfork_register(const struct file_operations *fops,
 		       const struct fullfork_file_ops *ops);
 void fullfork_register_sockets(int family, const struct fullfork_file_ops *ops);
 const struct fullfork_file_ops *fullfork_file_ops(const struct file *file);
+extern const struct fullfork_file_ops fullfork_huge_pages_ops;
+extern const struct fullfork_file_ops fullfork_secret_memory_ops;
 
 int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file);
 void fullfork_held_outside(struct fullfork_isolation *isolation);
@@ -137,6 +152,7 @@ struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct f
 struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, struct file *file);
 struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid,
 				 enum pid_type type);
+int fullfork_lock(struct mutex *lock);
 struct file *fullfork_reopen(struct file *file, struct dentry *dentry);
 void fullfork_finish_fputs(struct task_struct *task);
 bool fullfork_is_memory(struct page *page);
@@ -173,6 +189,8 @@ static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file)
 }
 
 #else
+
+#define fullfork_register(fops, ops) do { } while (0)
 
 static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file) { }
 

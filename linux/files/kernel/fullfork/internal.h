@@ -357,7 +357,14 @@ int fullfork_link_members(struct fullfork *op);
 struct fullfork_member *fullfork_find_member(struct fullfork *op,
 					     const struct task_struct *original);
 
+/* async.c */
+bool fullfork_owned_outside(struct fullfork *op, const struct file *file);
+int fullfork_copy_owner(struct fullfork_isolation *isolation, const struct file *file,
+			struct file *copy, struct fasync_struct **list);
+
 /* isolate.c */
+struct fullfork_member *fullfork_find_meant(struct fullfork *op, struct pid *pid,
+					    enum pid_type type);
 void fullfork_enter_scope(struct isolate_scope *scope, struct fullfork_member *m);
 void fullfork_leave_scope(struct isolate_scope *scope);
 int fullfork_isolate(struct fullfork *op);

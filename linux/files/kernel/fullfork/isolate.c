@@ -16,27 +16,44 @@
  *    finds on the way, and counts how often; and every other one that can be
  *    opened once more (FOP_FULLFORK_REOPEN), which is an object by itself;
  * 2. compares.  A file that has more references than were found is held by
- *    somebody else too, and an object with more files than were found, or with one
- *    that is held by somebody else, is reachable from outside.  What it holds is
- *    then held from outside.  The rest is internal;
+ *    somebody else too, and an object with more files than were found, with one
+ *    that is held by somebody else, or out of which somebody has got a file since 1,
+ *    is reachable from outside.  So is one that sends signals to somebody else, see
+ *    async.c.  What it holds is then held from outside.  The rest is internal;
  * 3. copies the internal objects; or fails, if there is one that can be neither copied
  *    nor shared.
  *
  * Each owner of a descriptor table or of memory then exchanges the files in the
  * copy of it while that is not visible yet.  When there are all replicas, the caller
  *
- * 4. lets the copies refer to each other and to replicas as the originals do, and
- *    starts those that act by themselves.
+ * 4. lets the copies refer to each other and to replicas as the originals do, to send
+ *    them signals for one, and starts those that act by themselves.
  *
  * Members do not change their tables, mappings and objects while they are
- * quiesced.  Others may: they can look up a file through /proc or pidfd_getfd() at
- * any time.  Before the comparison, it is then shared.  Afterwards they get the
- * file of the original, which is what they asked for, and the copy is that of the
- * instant at which it was made under the lock of the object.  References are only
- * found where they are, so that the mistake that is possible is to share an object
- * because somebody had a look at it, and not to copy one that somebody keeps.  But
- * who had a socket during 1, received a file from it, and closed the socket before 2
- * has a file whose count is the same.
+ * quiesced.  Others may: they can look up a file of a member through /proc or
+ * pidfd_getfd() at any time.  Before the comparison, it is then shared.  Afterwards
+ * they get the file of the original, which is what they asked for, and the copy is
+ * that of the instant at which it was made under the lock of the object.
+ *
+ * The mistake that is possible is to share an object because somebody had a look at
+ * it, and not to copy one that somebody has had since before the call, and keeps.  Who
+ * does may have it by one file where one looks first and by another where one looks
+ * next: open it once more, or get a file out of a socket, and close what was there.
+ * So it matters what is looked at in which order, for each object by itself:
+ *
+ * * (a) references of each of its files, after all was found (1).  Who keeps a file is
+ *   seen;
+ * * (b) how many files it has, after (a).  Who opened it once more before (b) is seen.
+ *   Who does so later had it by another file after (a) of that;
+ * * (c) what was taken out of it, or peeked at there, after (a), as a number that is
+ *   compared with the one from before it was searched (1).  Who took out a file before
+ *   that is seen in (a) of the file, which was not found there any more.  Who took it
+ *   out since then is seen.  Who does so later had the holder after (a) of that.
+ *
+ * So who keeps a file and is not seen got it by another one, and had that one after (a)
+ * of it.  The same is then true of the other one, and so on up to a first one that
+ * was looked up after its (a), as it could have been at any time.  This holds in
+ * whatever order objects are looked at, and if they hold each other.
  *
  * All may fail up to the end of step 4, and leaves nothing but copies that nobody
  * has seen; nothing waits for a member.
@@ -50,9 +67,11 @@
 #include <linux/fullfork_ipc.h>
 #include <linux/fullfork_isolate.h>
 #include <linux/hash.h>
+#include <linux/jiffies.h>
 #include <linux/log2.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -82,7 +101,7 @@ struct isolated_ref {
  * @files: those that were found
  * @refs: what it holds itself, as it was when it was looked at
  * @nr_found: number of @files
- * @nr_files: how many refer to it
+ * @nr_files: how many refer to it, when it was last compared
  * @held: somebody else can reach it, and not by a file
  * @external: not only members can reach it
  */
@@ -110,6 +129,7 @@ struct isolated_object {
  * @object: what it refers to; NULL if that cannot be copied
  * @own: that object, unless it was found by another file before
  * @nr_refs: how often it was found
+ * @nr_taken: what was taken out of @object when it was searched, see @ops
  * @count: how many references there were
  * @linked: @copy refers to others, or is about to
  * @copy: the one for the replicas, or NULL
@@ -124,6 +144,7 @@ struct isolated_file {
 	struct isolated_object	*object;
 	struct isolated_object	own;
 	unsigned int		nr_refs;
+	unsigned int		nr_taken;
 	unsigned long		count;
 	bool			linked;
 	struct file		*copy;
@@ -211,7 +232,9 @@ const struct fullfork_file_ops *fullfork_file_ops(const struct file *file)
 {
 	const struct fullfork_file_ops *ops = find_kind(file->f_op)->ops;
 
-	return ops && ops->of ? ops->of(file) : ops;
+	while (ops && ops->of)
+		ops = ops->of(file);
+	return ops;
 }
 
 static const struct fullfork_file_ops *regular_ops(const struct file *file)
@@ -241,25 +264,21 @@ static struct isolated_object *get_object(struct fullfork_isolation *isolation,
 {
 	struct isolated_object *o;
 	struct hlist_head *bucket;
-	unsigned int nr_files = 0;
+	unsigned int nr_files;
 	const void *object;
 
+	/* They are counted when they are compared. */
 	object = ops && ops->object ? ops->object(file, &nr_files) : NULL;
 	if (!object)
 		return NULL;
 
 	bucket = &isolation->object_table[hash_ptr(object, isolation->bits)];
-	hlist_for_each_entry(o, bucket, node) {
-		if (o->object != object)
-			continue;
-		/* By this file, one may see more. */
-		o->nr_files = max(o->nr_files, nr_files);
-		return o;
-	}
+	hlist_for_each_entry(o, bucket, node)
+		if (o->object == object)
+			return o;
 
 	o = &f->own;
 	o->object = object;
-	o->nr_files = nr_files;
 	INIT_LIST_HEAD(&o->todo);
 	INIT_LIST_HEAD(&o->files);
 	INIT_LIST_HEAD(&o->refs);
@@ -421,6 +440,29 @@ bool fullfork_is_memory(struct page *page)
 	struct address_space *mapping = folio_mapping(folio);
 
 	return folio_test_anon(folio) || (mapping && shmem_mapping(mapping));
+}
+
+/**
+ * fullfork_lock() - take the lock of an object that is copied
+ * @lock: one that is held only while something is done
+ *
+ * Somebody else may have it who got hold of the object just now, and does something
+ * that a member is needed for: reads to memory that it serves, say.
+ *
+ * Return: 0, -EINTR, or -EAGAIN if it is not to be had soon.
+ */
+int fullfork_lock(struct mutex *lock)
+{
+	unsigned long end = jiffies + HZ;
+
+	while (!mutex_trylock(lock)) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (time_after(jiffies, end))
+			return -EAGAIN;
+		schedule_timeout_killable(1);
+	}
+	return 0;
 }
 
 /**
@@ -667,6 +709,8 @@ static int find_files(struct fullfork_isolation *isolation)
 			continue;
 		isolation->owner = f->owner;
 		isolation->holder = f->object;
+		if (f->ops->nr_taken)
+			f->nr_taken = f->ops->nr_taken(f->file);
 		err = f->ops->scan(f->file, isolation);
 		isolation->holder = NULL;
 		if (err)
@@ -675,23 +719,40 @@ static int find_files(struct fullfork_isolation *isolation)
 	return 0;
 }
 
-/* Does anybody else hold it, or expect signals from it, now or when it has an owner? */
-static bool is_held_outside(struct isolated_file *f)
+/* Does anybody else hold it, or expect signals from it? */
+static bool is_held_outside(struct fullfork *op, struct isolated_file *f)
 {
 	/* But for our own. */
 	f->count = file_count(f->file) - 1;
-	return f->count != f->nr_refs || READ_ONCE(f->file->f_owner) ||
-	       (READ_ONCE(f->file->f_flags) & FASYNC);
+	return f->count != f->nr_refs || fullfork_owned_outside(op, f->file);
 }
 
-static bool is_external(struct isolated_object *o)
+/* How many files refer to it, as far as is seen by this one?  False if it is another one now. */
+static bool count_files(struct isolated_object *o, struct isolated_file *f)
+{
+	unsigned int nr_files = 0;
+	const void *object = f->ops->object(f->file, &nr_files);
+
+	o->nr_files = max(o->nr_files, nr_files);
+	return object == o->object;
+}
+
+static bool is_external(struct fullfork *op, struct isolated_object *o)
 {
 	struct isolated_file *f;
 	bool held = o->held;
 
 	/* All are looked at, for what is reported. */
 	list_for_each_entry(f, &o->files, object_node)
-		held |= is_held_outside(f);
+		held |= is_held_outside(op, f);
+
+	/* Pairs with the release in fput(): what was done by a file is seen when it is closed. */
+	smp_rmb();
+	o->nr_files = 0;
+	list_for_each_entry(f, &o->files, object_node) {
+		held |= !count_files(o, f);
+		held |= f->ops->nr_taken && f->ops->nr_taken(f->file) != f->nr_taken;
+	}
 	return held || o->nr_found != o->nr_files;
 }
 
@@ -723,7 +784,7 @@ static int find_external(struct fullfork_isolation *isolation)
 			return -EINTR;
 		o = list_first_entry(&todo, struct isolated_object, todo);
 		list_del_init(&o->todo);
-		if (is_external(o))
+		if (is_external(isolation->op, o))
 			set_external(o, &todo);
 		cond_resched();
 	}
@@ -801,7 +862,8 @@ static int set_copy(struct isolated_file *f, struct file *copy)
 		f->object->external = true;
 		return 0;
 	}
-	copy->f_flags = f->file->f_flags;
+	/* Signals come later. */
+	copy->f_flags = f->file->f_flags & ~FASYNC;
 	copy->f_iocb_flags = f->file->f_iocb_flags;
 	copy->f_pos = f->file->f_pos;
 	copy->f_mode |= FMODE_FULLFORK_COPIED;
@@ -1093,25 +1155,42 @@ static struct fullfork_member *find_leader(struct fullfork *op, struct task_stru
 }
 
 /**
+ * fullfork_find_meant() - which member is it?
+ * @op: the operation, with all members linked
+ * @pid: a task, or NULL
+ * @type: as fullfork_replica_pid()
+ *
+ * Return: NULL if it is none.
+ */
+struct fullfork_member *fullfork_find_meant(struct fullfork *op, struct pid *pid,
+					    enum pid_type type)
+{
+	struct fullfork_member *m = NULL;
+	struct task_struct *original;
+
+	guard(rcu)();
+	original = pid_task(pid, PIDTYPE_PID);
+	if (original)
+		m = fullfork_find_member(op, original);
+	if (original && !m && type != PIDTYPE_PID && pid_has_task(pid, PIDTYPE_TGID))
+		m = find_leader(op, original);
+	return m;
+}
+
+/**
  * fullfork_replica_pid() - who is meant in what was copied
  * @isolation: what was copied, with all replicas prepared
  * @pid: a task, or NULL
- * @type: PIDTYPE_PID, it stands for a thread; PIDTYPE_TGID, for a process
+ * @type: PIDTYPE_PID, it stands for a thread; PIDTYPE_TGID, for a process; PIDTYPE_PGID,
+ *	for the process group that has this leader, who may be in another one by now
  *
  * Return: its replica; NULL if it was not copied.
  */
 struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid,
 				 enum pid_type type)
 {
-	struct fullfork_member *m = NULL;
-	struct task_struct *original;
+	struct fullfork_member *m = fullfork_find_meant(isolation->op, pid, type);
 
-	guard(rcu)();
-	original = pid ? pid_task(pid, PIDTYPE_PID) : NULL;
-	if (original)
-		m = fullfork_find_member(isolation->op, original);
-	if (original && !m && type == PIDTYPE_TGID && pid_has_task(pid, PIDTYPE_TGID))
-		m = find_leader(isolation->op, original);
 	return m ? task_pid(m->replica) : NULL;
 }
 
@@ -1151,6 +1230,26 @@ static void exchange_remade(struct fullfork *op)
 		list_for_each_entry(m, &g->members, node)
 			if (m->candidates)
 				fullfork_isolate_files(m, m->replica->files);
+}
+
+static int copy_owners(struct fullfork_isolation *isolation)
+{
+	struct isolate_scope scope;
+	struct isolated_file *f;
+	int err;
+
+	list_for_each_entry(f, &isolation->files, list) {
+		if (!f->copy || (!READ_ONCE(f->file->f_owner) &&
+				 !(READ_ONCE(f->file->f_flags) & FASYNC)))
+			continue;
+		fullfork_enter_scope(&scope, f->owner);
+		err = fullfork_copy_owner(isolation, f->file, f->copy,
+					  f->ops->fasync ? f->ops->fasync(f->file) : NULL);
+		fullfork_leave_scope(&scope);
+		if (err)
+			return err;
+	}
+	return 0;
 }
 
 /* After what else refers to replicas: those that have a file have its locks. */
@@ -1256,6 +1355,7 @@ int fullfork_link_isolation(struct fullfork *op)
 		exchange_remade(op);
 	list_for_each_entry(f, &isolation->files, list)
 		err = err ?: link_file(isolation, f);
+	err = err ?: copy_owners(isolation);
 	err = err ?: copy_all_locks(isolation);
 	err = err ?: copy_signals(op);
 	err = err ?: fullfork_link_ipc_namespaces(op);

@@ -110,6 +110,33 @@ const struct fullfork_file_ops fullfork_regular_ops = {
 	.copy	= regular_copy,
 };
 
+/*
+ * Memory that cannot be copied, and has no name by which others can open it.  As long
+ * as somebody has it, it is there by one dentry.
+ */
+static const void *unnamed_object(struct file *file, unsigned int *nr_files)
+{
+	struct dentry *dentry = file->f_path.dentry;
+
+	/* One that never had a name is a root by itself. */
+	if (!IS_ROOT(dentry) && fullfork_may_have_name(d_inode(dentry)))
+		return NULL;
+	*nr_files = d_count(dentry);
+	return d_inode(dentry);
+}
+
+const struct fullfork_file_ops fullfork_huge_pages_ops = {
+	.name	= "hugetlb",
+	.object	= unnamed_object,
+	.refused = FULLFORK_HUGE_PAGES,
+};
+
+const struct fullfork_file_ops fullfork_secret_memory_ops = {
+	.name	= "secretmem",
+	.object	= unnamed_object,
+	.refused = FULLFORK_SECRET_MEMORY,
+};
+
 /* A member that has the descriptor table, by which a process owns its locks. */
 static struct fullfork_member *find_owner(struct fullfork *op, fl_owner_t owner)
 {

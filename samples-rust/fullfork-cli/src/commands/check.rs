@@ -23,7 +23,7 @@ const MEANINGS: [(Flags, &str); 7] = [
 ];
 
 /// What is refused, as the documentation of the kernel lists it.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 13] = [
     ("userfaultfd", "memory registered with userfaultfd"),
     ("dontfork", "memory with MADV_DONTFORK, and mappings of drivers like it"),
     ("io_uring", "a thread that uses an io_uring instance"),
@@ -34,6 +34,9 @@ const REFUSED: [(&str, &str); 10] = [
     ("pid-namespace", "CLONE_KEEP_TIDS: a process in a deeper PID namespace without its init"),
     ("arch-state", "x86: AMX in use; arm64: SVE or SME state in user mode, guarded control stacks"),
     ("loopback-tcp", "CLONE_ISOLATE: a TCP connection with both ends in what is copied"),
+    ("loopback-udp", "CLONE_ISOLATE: UDP sockets in what is copied, connected with each other"),
+    ("huge-pages", "CLONE_ISOLATE: shared memory of huge pages that nobody else has"),
+    ("secret-memory", "CLONE_ISOLATE: memory of memfd_secret() that nobody else has"),
 ];
 
 #[derive(Serialize)]

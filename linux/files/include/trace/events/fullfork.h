@@ -36,6 +36,9 @@
 	EM(FULLFORK_MEMBER_KILLED,	"member-killed")	\
 	EM(FULLFORK_ISOLATION,		"isolation")	\
 	EM(FULLFORK_LOOPBACK_TCP,	"loopback-tcp")	\
+	EM(FULLFORK_LOOPBACK_UDP,	"loopback-udp")	\
+	EM(FULLFORK_HUGE_PAGES,		"huge-pages")	\
+	EM(FULLFORK_SECRET_MEMORY,	"secret-memory")	\
 	EMe(FULLFORK_OTHER_CALLER,	"other-caller")
 
 #undef EM

@@ -340,10 +340,20 @@ TEST_F(file, is_shared_if_somebody_else_has_it)
 	isolate_and_pass(_metadata, 0, see_copied, self);
 }
 
-TEST_F(file, is_shared_if_it_sends_signals)
+static int see_owner(void *arg)
+{
+	FIXTURE_DATA(file) *self = arg;
+
+	replica_assert_eq(getpid(), fcntl(self->fd, F_GETOWN));
+	return see_copied(arg);
+}
+
+/* Though it never sends a signal. */
+TEST_F(file, has_the_replica_as_its_owner)
 {
 	ASSERT_EQ(0, fcntl(self->fd, F_SETOWN, getpid()));
-	expect_shared(_metadata, self);
+	isolate_and_pass(_metadata, 0, see_owner, self);
+	EXPECT_EQ(getpid(), fcntl(self->fd, F_GETOWN));
 }
 
 TEST_F(file, is_shared_if_there_is_a_lease)
@@ -530,6 +540,43 @@ TEST_F(file, may_have_no_name_yet)
 	ASSERT_EQ(0, stat(self->path, &named));
 	EXPECT_EQ(st.st_ino, named.st_ino);
 	EXPECT_EQ(4, st.st_size);
+}
+
+static int see_directory_copied(void *arg)
+{
+	FIXTURE_DATA(file) *self = arg;
+
+	replica_assert_fdinfo("copied", self->extra);
+	replica_assert_eq(report->word[WORD_FREE], entries_left(self->extra));
+	return REPLICA_PASS;
+}
+
+static int see_directory_shared(void *arg)
+{
+	FIXTURE_DATA(file) *self = arg;
+
+	replica_assert_fdinfo("", self->extra);
+	replica_assert_eq(report->word[WORD_FREE], entries_left(self->extra));
+	return REPLICA_PASS;
+}
+
+/* What such a file system stores of a position in a directory is its own. */
+TEST_F(file, may_be_beside_an_open_directory)
+{
+	bool copied = !strcmp(variant->type, "tmpfs");
+	char name[16];
+
+	self->extra = open(self->dir, O_RDONLY | O_DIRECTORY);
+	ASSERT_LE(0, self->extra);
+	report->word[WORD_FREE] = entries_left(self->extra) - 1;
+	ASSERT_LE(2, report->word[WORD_FREE]);
+	ASSERT_EQ(0, lseek(self->extra, 0, SEEK_SET));
+	ASSERT_TRUE(next_entry(self->extra, name, sizeof(name)));
+	if (copied)
+		isolate_and_pass(_metadata, 0, see_directory_copied, self);
+	else
+		isolate_and_pass(_metadata, 0, see_directory_shared, self);
+	EXPECT_EQ(copied ? report->word[WORD_FREE] : 0, entries_left(self->extra));
 }
 
 TEST_HARNESS_MAIN

@@ -1117,4 +1117,39 @@ TEST_F(ipcns, stands_alone_with_a_tree)
 	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
 }
 
+#define MOST_MESSAGES 16384
+
+/* More than can be copied while nobody else gets the lock. */
+TEST_F(ipcns, is_shared_if_a_queue_is_very_long)
+{
+	struct msqid_ds ds;
+	int i;
+
+	ASSERT_EQ(0, msgctl(self->msg, IPC_STAT, &ds));
+	ds.msg_qbytes = 2 * MOST_MESSAGES;
+	ASSERT_EQ(0, msgctl(self->msg, IPC_SET, &ds));
+	for (i = 0; i <= MOST_MESSAGES; i++)
+		ASSERT_TRUE(sends(self->msg, 1, 0));
+	expect_shared(_metadata, self);
+	ASSERT_TRUE(gives(self->msg, 0, 1, 0));
+	expect_copied(_metadata, self);
+}
+
+TEST_F(ipcns, is_shared_if_it_has_shared_memory_of_huge_pages)
+{
+	static const char path[] = "/proc/sys/vm/nr_hugepages";
+	char before[32], more[32];
+	int id;
+
+	ASSERT_LT(0, read_file(path, before, sizeof(before)));
+	snprintf(more, sizeof(more), "%d", atoi(before) + 1);
+	ASSERT_EQ(0, write_file(path, more));
+	id = shmget(IPC_PRIVATE, 1, SHM_HUGETLB | 0600);
+	ASSERT_LE(0, id);
+	expect_shared(_metadata, self);
+	ASSERT_EQ(0, shmctl(id, IPC_RMID, NULL));
+	expect_copied(_metadata, self);
+	ASSERT_EQ(0, write_file(path, before));
+}
+
 TEST_HARNESS_MAIN

@@ -73,6 +73,31 @@ TEST_F(pipe, gives_every_byte_on_both_sides)
 	EXPECT_STREQ("", fdinfo_says("self", self->ends[0]));
 }
 
+static int see_old_text(void *arg)
+{
+	FIXTURE_DATA(pipe) *self = arg;
+
+	replica_assert_fdinfo("copied", self->ends[0]);
+	replica_assert(gives(self->ends[0], TEXT));
+	replica_assert(is_empty(self->ends[0]));
+	return REPLICA_PASS;
+}
+
+/* What the original does until it goes on is not for the replica. */
+TEST_F(pipe, is_copied_for_a_replica_that_is_stopped)
+{
+	long pid;
+
+	put(_metadata, self->ends[1], TEXT);
+	pid = isolate(_metadata, CLONE_STOPPED, see_old_text, self);
+	ASSERT_TRUE(WIFSTOPPED(xwait(_metadata, pid, WUNTRACED, DEADLINE)));
+	EXPECT_TRUE(gives(self->ends[0], TEXT));
+	put(_metadata, self->ends[1], "something else");
+	ASSERT_EQ(0, kill(pid, SIGCONT));
+	expect_pass(_metadata, pid);
+	EXPECT_TRUE(gives(self->ends[0], "something else"));
+}
+
 static int read_packets(void *arg)
 {
 	FIXTURE_DATA(pipe) *self = arg;
@@ -526,15 +551,6 @@ TEST_F(pipe, takes_what_is_appended_to_a_page_that_was_moved)
 	give_turn();
 	expect_pass(_metadata, pid);
 	EXPECT_TRUE(gives(self->fds[0], TEXT "original"));
-}
-
-/* Who gets the signals is said later. */
-TEST_F(pipe, is_shared_if_it_is_to_send_signals)
-{
-	ASSERT_EQ(0, fcntl(self->ends[0], F_SETFL, O_NONBLOCK | O_ASYNC));
-	put(_metadata, self->ends[1], TEXT);
-	isolate_and_pass(_metadata, 0, take_text, self);
-	EXPECT_TRUE(is_empty(self->ends[0]));
 }
 
 /* Not to root, who has made it, and whom no limit stops. */

@@ -6,11 +6,18 @@
 #define _GNU_SOURCE
 #include "fullfork_isolate.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
+#include <sys/fanotify.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <termios.h>
+
+#ifndef N_NULL
+#define N_NULL 27		/* as in <linux/tty.h>, which <termios.h> contradicts */
+#endif
 
 #define PTY_MAX "/proc/sys/kernel/pty/max"
 #define PTY_NR "/proc/sys/kernel/pty/nr"
@@ -782,6 +789,73 @@ TEST_F(pty, that_controls_an_outsider_is_shared)
 	close(self->master);
 	close(self->slave);
 	expect_pass(_metadata, pid);
+}
+
+static void expect_pty_shared(struct __test_metadata *_metadata, FIXTURE_DATA(pty) *self)
+{
+	isolate_and_pass(_metadata, 0, expect_shared, self);
+}
+
+static void expect_pty_copied(struct __test_metadata *_metadata, FIXTURE_DATA(pty) *self)
+{
+	isolate_and_pass(_metadata, 0, expect_other_name, self);
+}
+
+TEST_F(pty, with_another_line_discipline_is_shared)
+{
+	int disc = N_NULL;
+
+	ASSERT_EQ(0, ioctl(self->slave, TIOCSETD, &disc));
+	expect_pty_shared(_metadata, self);
+	disc = N_TTY;
+	ASSERT_EQ(0, ioctl(self->slave, TIOCSETD, &disc));
+	expect_pty_copied(_metadata, self);
+}
+
+/* The one who would have to permit to open it may be quiesced. */
+TEST_F(pty, that_is_watched_is_shared)
+{
+	int group;
+
+	require_root(_metadata, "fanotify");
+	group = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
+	ASSERT_LE(0, group);
+	ASSERT_EQ(0, fanotify_mark(group, FAN_MARK_ADD, FAN_OPEN, AT_FDCWD, self->name));
+	expect_pty_shared(_metadata, self);
+	ASSERT_EQ(0, close(group));
+	expect_pty_copied(_metadata, self);
+}
+
+/* There the copy could not be found. */
+TEST_F(pty, whose_slave_is_mounted_by_itself_is_shared)
+{
+	require_root(_metadata, "mounts of its own");
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	ASSERT_EQ(0, mount("tmpfs", "/tmp", "tmpfs", 0, NULL));
+	ASSERT_LE(0, close(open("/tmp/tty", O_CREAT | O_WRONLY, 0600)));
+	ASSERT_EQ(0, mount(self->name, "/tmp/tty", NULL, MS_BIND, NULL));
+	ASSERT_EQ(0, close(self->slave));
+	self->slave = open("/tmp/tty", O_RDWR | O_NOCTTY);
+	ASSERT_LE(0, self->slave);
+	expect_pty_shared(_metadata, self);
+}
+
+static int expect_end_of_file(void *arg)
+{
+	FIXTURE_DATA(pty) *self = arg;
+	char byte;
+
+	replica_assert_fdinfo("shared", self->master);
+	replica_assert_eq(0, read(self->slave, &byte, 1));
+	return REPLICA_PASS;
+}
+
+TEST_F(pty, that_was_hung_up_is_shared)
+{
+	require_root(_metadata, "TIOCVHANGUP");
+	ASSERT_EQ(0, ioctl(self->slave, TIOCVHANGUP));
+	isolate_and_pass(_metadata, 0, expect_end_of_file, self);
 }
 
 TEST_HARNESS_MAIN

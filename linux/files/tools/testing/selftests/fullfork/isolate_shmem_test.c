@@ -6,6 +6,7 @@
 #include "fullfork_isolate.h"
 
 #include <linux/io_uring.h>
+#include <sys/file.h>
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
@@ -418,6 +419,65 @@ TEST_F(shmem, is_shared_if_it_is_pinned)
 	isolate_and_pass(_metadata, 0, change_pinned, self);
 	EXPECT_EQ('r', self->mem[0]);
 	end_outsider(_metadata, child);
+}
+
+static int see_locked(void *arg)
+{
+	FIXTURE_DATA(shmem) *self = arg;
+
+	replica_assert_fdinfo("shared", self->fd);
+	replica_assert_eq(1, pwrite(self->fd, "r", 1, 0));
+	return REPLICA_PASS;
+}
+
+static int see_unlocked(void *arg)
+{
+	FIXTURE_DATA(shmem) *self = arg;
+
+	replica_assert_fdinfo("copied", self->fd);
+	replica_assert_eq(1, pwrite(self->fd, "s", 1, 0));
+	return REPLICA_PASS;
+}
+
+/* Who has the lock has that of both. */
+TEST_F(shmem, is_shared_if_the_memfd_is_locked)
+{
+	char byte;
+
+	ASSERT_EQ(0, flock(self->fd, LOCK_SH));
+	isolate_and_pass(_metadata, 0, see_locked, self);
+	ASSERT_EQ(0, flock(self->fd, LOCK_UN));
+	isolate_and_pass(_metadata, 0, see_unlocked, self);
+	ASSERT_EQ(1, pread(self->fd, &byte, 1, 0));
+	EXPECT_EQ('r', byte);
+}
+
+static int see_offset_and_mode(void *arg)
+{
+	FIXTURE_DATA(shmem) *self = arg;
+	struct stat st;
+
+	replica_assert_fdinfo("copied", self->fd);
+	replica_assert_eq(123, lseek(self->fd, 0, SEEK_CUR));
+	replica_assert_eq(0, fstat(self->fd, &st));
+	replica_assert_eq(S_IFREG | 0640, st.st_mode);
+	replica_assert_eq(5000, st.st_size);
+	replica_assert_eq(0, ftruncate(self->fd, 1));
+	replica_assert_eq(7, lseek(self->fd, 7, SEEK_SET));
+	return REPLICA_PASS;
+}
+
+TEST_F(shmem, keeps_offset_size_and_mode)
+{
+	struct stat st;
+
+	ASSERT_EQ(0, ftruncate(self->fd, 5000));
+	ASSERT_EQ(0, fchmod(self->fd, 0640));
+	ASSERT_EQ(123, lseek(self->fd, 123, SEEK_SET));
+	isolate_and_pass(_metadata, 0, see_offset_and_mode, self);
+	EXPECT_EQ(123, lseek(self->fd, 0, SEEK_CUR));
+	ASSERT_EQ(0, fstat(self->fd, &st));
+	EXPECT_EQ(5000, st.st_size);
 }
 
 TEST_HARNESS_MAIN

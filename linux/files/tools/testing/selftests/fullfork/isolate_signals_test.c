@@ -408,6 +408,216 @@ TEST_F(signals, come_from_a_timer_of_its_own)
 	EXPECT_LT(FAR - 2 * DEADLINE, spec.it_value.tv_sec);
 }
 
+/* What an interval of 1000 s has missed if it should have begun 5500 s ago. */
+#define MISSED 5
+
+static void start_late_timer(struct __test_metadata *_metadata, FIXTURE_DATA(signals) *self)
+{
+	struct itimerspec spec = { .it_interval.tv_sec = 1000 };
+	sigset_t pending;
+
+	create_timer(_metadata, self, CLOCK_REALTIME, SIGEV_SIGNAL);
+	ASSERT_EQ(0, clock_gettime(CLOCK_REALTIME, &spec.it_value));
+	spec.it_value.tv_sec -= 5500;
+	ASSERT_EQ(0, timer_settime(self->timer, TIMER_ABSTIME, &spec, NULL));
+	ASSERT_TRUE(wait_until(!sigpending(&pending) && sigismember(&pending, SIG_TIMER),
+			       DEADLINE));
+}
+
+static int see_missed(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	struct itimerspec spec = {};
+	siginfo_t info;
+
+	replica_assert_eq(SIG_TIMER, take(&self->set, &info, DEADLINE));
+	replica_assert_eq(MISSED, info.si_overrun);
+	replica_assert_eq(MISSED, timer_getoverrun(self->timer));
+	replica_assert_eq(0, timer_gettime(self->timer, &spec));
+	replica_assert(spec.it_value.tv_sec <= 500);
+	replica_assert(spec.it_value.tv_sec >= 500 - 2 * DEADLINE);
+	replica_assert_eq(-1, take(&self->set, &info, 0));
+	return REPLICA_PASS;
+}
+
+TEST_F(signals, know_what_a_timer_has_missed)
+{
+	start_late_timer(_metadata, self);
+	isolate_and_pass(_metadata, 0, see_missed, self);
+	EXPECT_EQ(REPLICA_PASS, see_missed(self));
+}
+
+static int see_last_missed(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+
+	replica_assert_eq(MISSED, timer_getoverrun(self->timer));
+	return see_none(arg);
+}
+
+/* As the handler may ask that is in the middle of it. */
+TEST_F(signals, know_what_a_timer_had_missed_when_it_told_the_last_time)
+{
+	siginfo_t info;
+
+	start_late_timer(_metadata, self);
+	ASSERT_EQ(SIG_TIMER, take(&self->set, &info, 0));
+	isolate_and_pass(_metadata, 0, see_last_missed, self);
+	EXPECT_EQ(MISSED, timer_getoverrun(self->timer));
+}
+
+static __u32 target_tid;
+static __u32 target_goes_on;
+
+static void *wait_for_timer(void *arg)
+{
+	FIXTURE_DATA(signals) *self = arg;
+	siginfo_t info = {};
+
+	store(&target_tid, sys_gettid());
+	while (!load(&target_goes_on))
+		poll_pause();
+	if (take(&self->set, &info, DEADLINE) == SIG_TIMER && info.si_value.sival_int == 77)
+		record(0, 0);
+	return NULL;
+}
+
+static bool is_for_thread(FIXTURE_DATA(signals) *self, pthread_t thread)
+{
+	struct itimerspec spec = { .it_value.tv_nsec = 1 };
+	sigset_t pending;
+
+	if (timer_settime(self->timer, 0, &spec, NULL))
+		return false;
+	store(&target_goes_on, 1);
+	/* It is not the caller who takes it. */
+	return !pthread_join(thread, NULL) && !sigpending(&pending) &&
+	       !sigismember(&pending, SIG_TIMER);
+}
+
+TEST_F(signals, come_from_a_timer_to_the_thread_it_is_for)
+{
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = SIG_TIMER,
+		.sigev_value.sival_int = 77,
+	};
+	pthread_t thread;
+	long pid;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, wait_for_timer, self));
+	ASSERT_TRUE(wait_until(load(&target_tid), DEADLINE));
+	event._sigev_un._tid = target_tid;
+	ASSERT_EQ(0, timer_create(CLOCK_MONOTONIC, &event, &self->timer));
+	pid = full_fork(CLONE_ISOLATE);
+	if (!pid) {
+		replica_assert(is_for_thread(self, thread));
+		replica_exit(REPLICA_PASS);
+	}
+	ASSERT_LT(0, pid);
+	expect_pass(_metadata, pid);
+	/* That of the replica only. */
+	EXPECT_EQ(1, report->slot[0].recorded);
+	EXPECT_TRUE(is_for_thread(self, thread));
+	EXPECT_EQ(2, report->slot[0].recorded);
+}
+
+/* At a time that is said, of each clock */
+FIXTURE(clock)
+{
+	FIXTURE_DATA(signals) signals;
+	clockid_t clock;
+	struct timespec when;
+};
+
+FIXTURE_VARIANT(clock)
+{
+	clockid_t clock;
+};
+
+FIXTURE_VARIANT_ADD(clock, monotonic) { .clock = CLOCK_MONOTONIC };
+FIXTURE_VARIANT_ADD(clock, boottime) { .clock = CLOCK_BOOTTIME };
+FIXTURE_VARIANT_ADD(clock, realtime) { .clock = CLOCK_REALTIME };
+
+FIXTURE_SETUP(clock)
+{
+	require_isolate(_metadata);
+	sigemptyset(&self->signals.set);
+	sigaddset(&self->signals.set, SIG_TIMER);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &self->signals.set, NULL));
+	self->clock = variant->clock;
+	create_timer(_metadata, &self->signals, self->clock, SIGEV_SIGNAL);
+}
+
+FIXTURE_TEARDOWN(clock)
+{
+}
+
+static int set_absolute(FIXTURE_DATA(clock) *self, long msec)
+{
+	struct itimerspec spec = {};
+	struct timespec *when = &self->when;
+
+	if (clock_gettime(self->clock, when))
+		return -1;
+	when->tv_sec += msec / 1000;
+	when->tv_nsec += msec % 1000 * 1000000;
+	if (when->tv_nsec >= 1000000000) {
+		when->tv_sec++;
+		when->tv_nsec -= 1000000000;
+	}
+	spec.it_value = *when;
+	return timer_settime(self->signals.timer, TIMER_ABSTIME, &spec, NULL);
+}
+
+static bool is_over(FIXTURE_DATA(clock) *self)
+{
+	struct timespec now;
+
+	return !clock_gettime(self->clock, &now) &&
+	       (now.tv_sec > self->when.tv_sec ||
+		(now.tv_sec == self->when.tv_sec && now.tv_nsec >= self->when.tv_nsec));
+}
+
+static int see_timer_at_its_time(void *arg)
+{
+	FIXTURE_DATA(clock) *self = arg;
+	siginfo_t info;
+
+	replica_assert_eq(SIG_TIMER, take(&self->signals.set, &info, DEADLINE));
+	replica_assert(is_over(self));
+	replica_assert_eq(-1, take(&self->signals.set, &info, 0));
+	return REPLICA_PASS;
+}
+
+TEST_F(clock, has_its_time_on_both_sides)
+{
+	long pid;
+
+	ASSERT_EQ(0, set_absolute(self, 300));
+	pid = isolate(_metadata, 0, see_timer_at_its_time, self);
+	EXPECT_EQ(REPLICA_PASS, see_timer_at_its_time(self));
+	expect_pass(_metadata, pid);
+}
+
+static int see_far_time(void *arg)
+{
+	FIXTURE_DATA(clock) *self = arg;
+	struct itimerspec spec = {};
+
+	replica_assert_eq(0, timer_gettime(self->signals.timer, &spec));
+	replica_assert(spec.it_value.tv_sec >= FAR - 2 * DEADLINE);
+	replica_assert(spec.it_value.tv_sec <= FAR);
+	return REPLICA_PASS;
+}
+
+TEST_F(clock, knows_what_is_left)
+{
+	ASSERT_EQ(0, set_absolute(self, FAR * 1000L));
+	isolate_and_pass(_metadata, 0, see_far_time, self);
+	EXPECT_EQ(REPLICA_PASS, see_far_time(self));
+}
+
 /* CPU time, of a thread that makes no call but to look at it. */
 static void use_cpu_time(long msec)
 {
@@ -677,6 +887,18 @@ TEST_F(cpu_itimers, are_not_there_without_the_flag)
 	}
 	ASSERT_LT(0, pid);
 	expect_pass(_metadata, pid);
+}
+
+/* It would wake the machine for each copy. */
+TEST_F(signals, do_not_come_from_an_alarm_clock)
+{
+	struct itimerspec spec = { .it_value.tv_sec = 1000 };
+
+	create_timer(_metadata, self, CLOCK_BOOTTIME_ALARM, SIGEV_SIGNAL);
+	ASSERT_EQ(0, timer_settime(self->timer, 0, &spec, NULL));
+	isolate_and_pass(_metadata, 0, see_no_timer, self);
+	ASSERT_EQ(0, timer_gettime(self->timer, &spec));
+	EXPECT_LT(0, spec.it_value.tv_sec);
 }
 
 TEST_HARNESS_MAIN

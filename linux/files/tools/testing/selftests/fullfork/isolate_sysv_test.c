@@ -7,6 +7,8 @@
 
 #include <sys/ipc.h>
 #include <sys/prctl.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 
 #define PAGES 32
@@ -516,6 +518,59 @@ TEST_F(shm, may_be_copied_again)
 	isolate_and_pass(_metadata, 0, copy_again, self);
 	EXPECT_EQ(pattern_at(0), self->mem[0]);
 	EXPECT_EQ(lines, count_lines(SHM_TABLE));
+}
+
+/*
+ * Semaphores and messages, in the namespace of everybody
+ */
+FIXTURE(ids)
+{
+	int sem;
+	int msg;
+};
+
+FIXTURE_SETUP(ids)
+{
+	require_isolate(_metadata);
+	self->sem = semget(IPC_PRIVATE, 1, 0600);
+	ASSERT_LE(0, self->sem);
+	self->msg = msgget(IPC_PRIVATE, 0600);
+	ASSERT_LE(0, self->msg);
+}
+
+FIXTURE_TEARDOWN(ids)
+{
+	semctl(self->sem, 0, IPC_RMID);
+	msgctl(self->msg, IPC_RMID, NULL);
+}
+
+struct message {
+	long type;
+	char text[4];
+};
+
+static int use_ids(void *arg)
+{
+	FIXTURE_DATA(ids) *self = arg;
+	struct message m;
+
+	replica_assert_eq(4, msgrcv(self->msg, &m, sizeof(m.text), 0, IPC_NOWAIT));
+	replica_assert(!memcmp(m.text, "text", 4));
+	replica_assert_eq(3, semctl(self->sem, 0, GETVAL));
+	replica_assert_eq(0, semctl(self->sem, 0, SETVAL, 5));
+	return REPLICA_PASS;
+}
+
+TEST_F(ids, are_those_of_everybody)
+{
+	struct message m = { .type = 1, .text = "text" };
+
+	ASSERT_EQ(0, semctl(self->sem, 0, SETVAL, 3));
+	ASSERT_EQ(0, msgsnd(self->msg, &m, sizeof(m.text), 0));
+	isolate_and_pass(_metadata, 0, use_ids, self);
+	EXPECT_EQ(5, semctl(self->sem, 0, GETVAL));
+	EXPECT_EQ(-1, msgrcv(self->msg, &m, sizeof(m.text), 0, IPC_NOWAIT));
+	EXPECT_EQ(ENOMSG, errno);
 }
 
 TEST_HARNESS_MAIN

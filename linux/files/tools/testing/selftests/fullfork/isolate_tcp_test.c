@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CLONE_ISOLATE: a TCP connection whose ends only members have can be neither
- * copied nor shared, and fails the call.  All other sockets of its families are
- * shared.
+ * CLONE_ISOLATE: a TCP connection whose ends only members have, or UDP sockets that are
+ * connected with each other, can be neither copied nor shared, and fail the call.  All
+ * other sockets of their families are shared.
  */
 #include "fullfork_isolate.h"
 
@@ -410,19 +410,6 @@ TEST_F(inet_socket, is_rejected_if_it_is_connected_with_itself)
 	end_outsider(_metadata, outsider);
 }
 
-TEST_F(inet_socket, is_shared_if_it_is_of_udp)
-{
-	in_port_t ports[2] = {};
-
-	self->client = bound_socket(_metadata, SOCK_DGRAM, "127.0.0.1", &ports[0]);
-	self->server = bound_socket(_metadata, SOCK_DGRAM, "127.0.0.1", &ports[1]);
-	connect_to(_metadata, self->client, "127.0.0.1", ports[1]);
-	connect_to(_metadata, self->server, "127.0.0.1", ports[0]);
-	ASSERT_TRUE(sends(self->client, "there"));
-	isolate_and_pass(_metadata, 0, see_socket_shared, self);
-	EXPECT_TRUE(gives(self->server, "there"));
-}
-
 TEST_F(inet_socket, is_shared_if_it_is_not_connected)
 {
 	in_port_t port = 0;
@@ -479,6 +466,174 @@ TEST_F(inet_socket, is_shared_if_its_mirror_is_in_another_network)
 	expect_refused(_metadata, CLONE_SUBTREE);
 	end_outsider(_metadata, outsiders[0]);
 	end_outsider(_metadata, outsiders[1]);
+}
+
+/*
+ * Two sockets of UDP within this process, by the addresses that the variant has, which
+ * a test connects.  A descriptor that a test closes is -1.
+ */
+FIXTURE(udp)
+{
+	int fds[2];
+	in_port_t ports[2];
+};
+
+FIXTURE_VARIANT(udp)
+{
+	const char *hosts[2];
+	/* Each by what the other one calls it */
+	const char *peers[2];
+};
+
+FIXTURE_VARIANT_ADD(udp, ipv4)
+{
+	.hosts = { "127.0.0.1", "127.0.0.2" },
+	.peers = { "127.0.0.2", "127.0.0.1" },
+};
+FIXTURE_VARIANT_ADD(udp, ipv6)
+{
+	.hosts = { "::1", "::1" },
+	.peers = { "::1", "::1" },
+};
+FIXTURE_VARIANT_ADD(udp, mapped)
+{
+	.hosts = { "::ffff:127.0.0.1", "127.0.0.2" },
+	.peers = { "::ffff:127.0.0.2", "127.0.0.1" },
+};
+/* One has its address only since it is connected. */
+FIXTURE_VARIANT_ADD(udp, any)
+{
+	.hosts = { "0.0.0.0", "127.0.0.1" },
+	.peers = { "127.0.0.1", "127.0.0.1" },
+};
+
+FIXTURE_SETUP(udp)
+{
+	int i;
+
+	require_isolate(_metadata);
+	if (variant->hosts[0][0] == ':')
+		skip_unless(has_ipv6(), return, "there is no IPv6");
+	for (i = 0; i < 2; i++)
+		self->fds[i] = bound_socket(_metadata, SOCK_DGRAM, variant->hosts[i],
+					    &self->ports[i]);
+}
+
+FIXTURE_TEARDOWN(udp)
+{
+}
+
+static void connect_udp(struct __test_metadata *_metadata, FIXTURE_DATA(udp) *self,
+			const FIXTURE_VARIANT(udp) *variant, int i)
+{
+	connect_to(_metadata, self->fds[i], variant->peers[i], self->ports[!i]);
+}
+
+static void connect_both(struct __test_metadata *_metadata, FIXTURE_DATA(udp) *self,
+			 const FIXTURE_VARIANT(udp) *variant)
+{
+	connect_udp(_metadata, self, variant, 0);
+	connect_udp(_metadata, self, variant, 1);
+}
+
+static int see_udp_shared(void *arg)
+{
+	FIXTURE_DATA(udp) *self = arg;
+	int i;
+
+	for (i = 0; i < 2; i++)
+		if (self->fds[i] >= 0)
+			replica_assert_fdinfo("shared", self->fds[i]);
+	return REPLICA_PASS;
+}
+
+TEST_F(udp, rejects_both_ends)
+{
+	struct census before;
+	sigset_t sigchld;
+
+	connect_both(_metadata, self, variant);
+	ASSERT_TRUE(sends(self->fds[0], "there"));
+	sigchld = block_signal(_metadata, SIGCHLD);
+	before = take_census();
+	EXPECT_EQ(-EOPNOTSUPP, replica_main(full_fork(CLONE_ISOLATE), see_nothing, NULL));
+	expect_nothing_left(_metadata, before, &sigchld);
+	EXPECT_STREQ("", fdinfo_says("self", self->fds[0]));
+	EXPECT_TRUE(gives(self->fds[1], "there"));
+
+	fork_and_pass(_metadata, 0, see_nothing, NULL);
+	close_fd(_metadata, &self->fds[0]);
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+}
+
+/* A child that has nothing but one end. */
+TEST_F(udp, rejects_ends_in_two_processes)
+{
+	pid_t child;
+
+	connect_both(_metadata, self, variant);
+	child = start_outsider(_metadata, self->fds[1]);
+	close_fd(_metadata, &self->fds[1]);
+	expect_refused(_metadata, CLONE_SUBTREE);
+	/* It is an outsider then. */
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+	end_outsider(_metadata, child);
+}
+
+TEST_F(udp, is_shared_if_somebody_else_has_an_end)
+{
+	pid_t outsider;
+
+	connect_both(_metadata, self, variant);
+	outsider = start_outsider(_metadata, self->fds[0]);
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+	end_outsider(_metadata, outsider);
+	expect_refused(_metadata, 0);
+}
+
+/* As a server that hears everybody, and its client. */
+TEST_F(udp, is_shared_until_both_are_connected)
+{
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+	connect_udp(_metadata, self, variant, 0);
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+	connect_udp(_metadata, self, variant, 1);
+	expect_refused(_metadata, 0);
+}
+
+TEST_F(udp, is_shared_when_one_is_connected_no_more)
+{
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+
+	connect_both(_metadata, self, variant);
+	expect_refused(_metadata, 0);
+	ASSERT_EQ(0, connect(self->fds[1], &none, sizeof(none)));
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+}
+
+TEST_F(udp, is_rejected_if_it_is_connected_with_itself)
+{
+	connect_to(_metadata, self->fds[1], variant->hosts[1], self->ports[1]);
+	ASSERT_TRUE(sends(self->fds[1], "me"));
+	expect_refused(_metadata, 0);
+	EXPECT_TRUE(gives(self->fds[1], "me"));
+	close_fd(_metadata, &self->fds[1]);
+	isolate_and_pass(_metadata, 0, see_udp_shared, self);
+}
+
+/* Their addresses match, but they are in another network namespace each. */
+TEST_F(inet_socket, is_shared_if_what_matches_is_in_another_network)
+{
+	in_port_t ports[2] = { htons(7001), htons(7002) };
+
+	require_root(_metadata, "network namespaces");
+	enter_new_network(_metadata);
+	self->client = bound_socket(_metadata, SOCK_DGRAM, "127.0.0.1", &ports[0]);
+	connect_to(_metadata, self->client, "127.0.0.1", ports[1]);
+	enter_new_network(_metadata);
+	self->server = bound_socket(_metadata, SOCK_DGRAM, "127.0.0.1", &ports[1]);
+	connect_to(_metadata, self->server, "127.0.0.1", ports[0]);
+	isolate_and_pass(_metadata, 0, see_socket_shared, self);
 }
 
 TEST_HARNESS_MAIN

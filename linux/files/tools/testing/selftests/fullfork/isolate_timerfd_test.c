@@ -19,11 +19,27 @@ FIXTURE(timerfd)
 FIXTURE_VARIANT(timerfd)
 {
 	int clock;
+	int time;		/* the clock that tells its time */
 };
 
-FIXTURE_VARIANT_ADD(timerfd, monotonic) { .clock = CLOCK_MONOTONIC };
-FIXTURE_VARIANT_ADD(timerfd, realtime) { .clock = CLOCK_REALTIME };
-FIXTURE_VARIANT_ADD(timerfd, boottime_alarm) { .clock = CLOCK_BOOTTIME_ALARM };
+FIXTURE_VARIANT_ADD(timerfd, monotonic)
+{
+	.clock = CLOCK_MONOTONIC,
+	.time = CLOCK_MONOTONIC,
+};
+
+FIXTURE_VARIANT_ADD(timerfd, realtime)
+{
+	.clock = CLOCK_REALTIME,
+	.time = CLOCK_REALTIME,
+};
+
+/* Without a device there is nobody to tell its time. */
+FIXTURE_VARIANT_ADD(timerfd, boottime_alarm)
+{
+	.clock = CLOCK_BOOTTIME_ALARM,
+	.time = CLOCK_BOOTTIME,
+};
 
 FIXTURE_SETUP(timerfd)
 {
@@ -217,6 +233,65 @@ TEST_F(timerfd, is_shared_if_somebody_else_has_it)
 	end_outsider(_metadata, outsider);
 }
 
+static int set_absolute(int fd, int clock, int flags, long msec)
+{
+	struct itimerspec spec = {};
+
+	if (clock_gettime(clock, &spec.it_value))
+		return -1;
+	spec.it_value.tv_sec += msec / 1000;
+	spec.it_value.tv_nsec += msec % 1000 * 1000000;
+	if (spec.it_value.tv_nsec >= 1000000000) {
+		spec.it_value.tv_sec++;
+		spec.it_value.tv_nsec -= 1000000000;
+	}
+	return timerfd_settime(fd, TFD_TIMER_ABSTIME | flags, &spec, NULL);
+}
+
+TEST_F(timerfd, expires_on_both_sides_at_an_absolute_time)
+{
+	long pid;
+
+	ASSERT_EQ(0, set_absolute(self->fd, variant->time, 0, 300));
+	pid = isolate(_metadata, 0, see_tick, &self->fd);
+	EXPECT_TRUE(is_due(self->fd, DEADLINE * 1000));
+	EXPECT_EQ(1, take_ticks(self->fd));
+	expect_pass(_metadata, pid);
+	EXPECT_FALSE(is_due(self->fd, 0));
+}
+
+TEST_F(timerfd, knows_what_is_left_until_an_absolute_time)
+{
+	ASSERT_EQ(0, set_absolute(self->fd, variant->time, 0, FAR * 1000L));
+	isolate_and_pass(_metadata, 0, see_time_left, &self->fd);
+	EXPECT_LE(FAR - 2 * DEADLINE, seconds_left(self->fd));
+	EXPECT_GE(FAR, seconds_left(self->fd));
+}
+
+static int see_tick_when_continued(void *arg)
+{
+	int *fd = arg;
+
+	/* Which was while it was stopped. */
+	replica_assert(is_due(*fd, 0));
+	return see_tick(arg);
+}
+
+TEST_F(timerfd, expires_while_the_replica_is_stopped)
+{
+	long pid;
+
+	ASSERT_EQ(0, set_timer(self->fd, 50, 0));
+	pid = isolate(_metadata, CLONE_STOPPED, see_tick_when_continued, &self->fd);
+	ASSERT_TRUE(WIFSTOPPED(xwait(_metadata, pid, WUNTRACED, DEADLINE)));
+	/* The replica's expires at the same time, and has its second tick of the clock. */
+	ASSERT_TRUE(is_due(self->fd, DEADLINE * 1000));
+	ASSERT_EQ(0, set_timer(self->fd, 50, 0));
+	ASSERT_TRUE(is_due(self->fd, DEADLINE * 1000));
+	ASSERT_EQ(0, kill(pid, SIGCONT));
+	expect_pass(_metadata, pid);
+}
+
 /* An edge that comes while the copy is made is not lost. */
 static int wait_for_edge(void *arg)
 {
@@ -244,6 +319,169 @@ TEST_F(timerfd, tells_an_epoll_of_its_own_side)
 		ASSERT_EQ(1, take_ticks(self->fd));
 		expect_pass(_metadata, pid);
 	}
+}
+
+/* One that looks at a clock that is set meanwhile */
+FIXTURE(wall_clock)
+{
+	int fd;
+	long long offset;	/* of the clock */
+};
+
+static long long clock_offset(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000 - now_ms();
+}
+
+static int set_clock_offset(long long offset)
+{
+	long long ms = now_ms() + offset;
+	struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
+
+	return clock_settime(CLOCK_REALTIME, &ts);
+}
+
+FIXTURE_SETUP(wall_clock)
+{
+	require_isolate(_metadata);
+	require_root(_metadata, "the clock");
+	self->offset = clock_offset();
+	self->fd = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK);
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(wall_clock)
+{
+	EXPECT_EQ(0, set_clock_offset(self->offset));
+}
+
+static int see_new_time(void *arg)
+{
+	FIXTURE_DATA(wall_clock) *self = arg;
+
+	wait_turn();
+	replica_assert(is_due(self->fd, DEADLINE * 1000));
+	replica_assert_eq(1, take_ticks(self->fd));
+	return REPLICA_PASS;
+}
+
+TEST_F(wall_clock, that_is_set_is_seen_on_both_sides)
+{
+	long pid;
+
+	ASSERT_EQ(0, set_absolute(self->fd, CLOCK_REALTIME, 0, FAR * 1000L));
+	pid = isolate(_metadata, 0, see_new_time, self);
+	ASSERT_EQ(0, set_clock_offset(self->offset + 2 * FAR * 1000L));
+	give_turn();
+	EXPECT_TRUE(is_due(self->fd, DEADLINE * 1000));
+	EXPECT_EQ(1, take_ticks(self->fd));
+	expect_pass(_metadata, pid);
+}
+
+static int see_old_time(void *arg)
+{
+	FIXTURE_DATA(wall_clock) *self = arg;
+
+	wait_turn();
+	replica_assert(!is_due(self->fd, 0));
+	replica_assert(seconds_left(self->fd) >= FAR - 2 * DEADLINE);
+	replica_assert(seconds_left(self->fd) <= FAR);
+	return REPLICA_PASS;
+}
+
+TEST_F(wall_clock, that_is_set_does_not_matter_for_what_is_left)
+{
+	long pid;
+
+	ASSERT_EQ(0, set_timer(self->fd, FAR * 1000L, 0));
+	pid = isolate(_metadata, 0, see_old_time, self);
+	ASSERT_EQ(0, set_clock_offset(self->offset + 2 * FAR * 1000L));
+	give_turn();
+	EXPECT_FALSE(is_due(self->fd, 0));
+	expect_pass(_metadata, pid);
+}
+
+static bool is_cancelled_once(int fd)
+{
+	__u64 ticks;
+
+	return is_due(fd, DEADLINE * 1000) && read(fd, &ticks, sizeof(ticks)) == -1 &&
+	       errno == ECANCELED && read(fd, &ticks, sizeof(ticks)) == -1 && errno == EAGAIN;
+}
+
+static int see_cancelled(void *arg)
+{
+	FIXTURE_DATA(wall_clock) *self = arg;
+
+	wait_turn();
+	replica_assert(is_cancelled_once(self->fd));
+	/* It is cancelled only, and has not expired. */
+	replica_assert(seconds_left(self->fd) >= FAR - 2 * DEADLINE);
+	return REPLICA_PASS;
+}
+
+TEST_F(wall_clock, that_is_set_cancels_both_sides)
+{
+	long pid;
+
+	ASSERT_EQ(0, set_absolute(self->fd, CLOCK_REALTIME, TFD_TIMER_CANCEL_ON_SET,
+				  FAR * 1000L));
+	pid = isolate(_metadata, 0, see_cancelled, self);
+	ASSERT_EQ(0, set_clock_offset(self->offset + 5000));
+	give_turn();
+	EXPECT_TRUE(is_cancelled_once(self->fd));
+	expect_pass(_metadata, pid);
+}
+
+TEST_F(wall_clock, that_was_set_has_cancelled_both_sides)
+{
+	ASSERT_EQ(0, set_absolute(self->fd, CLOCK_REALTIME, TFD_TIMER_CANCEL_ON_SET,
+				  FAR * 1000L));
+	ASSERT_EQ(0, set_clock_offset(self->offset + 5000));
+	give_turn();
+	isolate_and_pass(_metadata, 0, see_cancelled, self);
+	EXPECT_TRUE(is_cancelled_once(self->fd));
+}
+
+static int see_told(void *arg)
+{
+	FIXTURE_DATA(wall_clock) *self = arg;
+
+	wait_turn();
+	replica_assert(!is_due(self->fd, 0));
+	return REPLICA_PASS;
+}
+
+/* Who was told is not told again, until it is set again. */
+TEST_F(wall_clock, that_was_set_before_does_not_cancel)
+{
+	ASSERT_EQ(0, set_absolute(self->fd, CLOCK_REALTIME, TFD_TIMER_CANCEL_ON_SET,
+				  FAR * 1000L));
+	ASSERT_EQ(0, set_clock_offset(self->offset + 5000));
+	ASSERT_TRUE(is_cancelled_once(self->fd));
+	give_turn();
+	isolate_and_pass(_metadata, 0, see_told, self);
+}
+
+static int end_cancelling(void *arg)
+{
+	FIXTURE_DATA(wall_clock) *self = arg;
+
+	replica_assert_eq(0, set_absolute(self->fd, CLOCK_REALTIME, 0, FAR * 1000L));
+	replica_assert_eq(0, set_clock_offset(self->offset + 5000));
+	replica_assert(!is_due(self->fd, 0));
+	return REPLICA_PASS;
+}
+
+TEST_F(wall_clock, cancels_on_one_side_only_if_the_other_does_not_want_it)
+{
+	ASSERT_EQ(0, set_absolute(self->fd, CLOCK_REALTIME, TFD_TIMER_CANCEL_ON_SET,
+				  FAR * 1000L));
+	isolate_and_pass(_metadata, 0, end_cancelling, self);
+	EXPECT_TRUE(is_cancelled_once(self->fd));
 }
 
 TEST_HARNESS_MAIN

@@ -4,12 +4,18 @@
  */
 #include "fullfork_isolate.h"
 
+#include <linux/bpf.h>
+#include <linux/filter.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 
 /*
  * Two sockets that are connected with each other, with messages in both
@@ -518,6 +524,300 @@ TEST_F(unix_pair, keeps_a_page_of_a_memfd)
 	ASSERT_EQ(4, pwrite(fd, "BBBB", 4, 0));
 	give_turn();
 	expect_pass(_metadata, pid);
+}
+
+/* The byte out of band is there on both sides, at the same place of the stream. */
+static int see_byte_out_of_band(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+	int fd = self->extra[1], mark;
+	char byte;
+
+	replica_assert_fdinfo("copied", fd);
+	replica_assert(gives(fd, "ab"));
+	replica_assert(!ioctl(fd, SIOCATMARK, &mark) && mark);
+	replica_assert_eq(1, recv(fd, &byte, 1, MSG_OOB | MSG_DONTWAIT));
+	replica_assert_eq('!', byte);
+	replica_assert_eq(-1, recv(fd, &byte, 1, MSG_OOB | MSG_DONTWAIT));
+	replica_assert(gives(fd, "cd"));
+	replica_assert(is_empty(fd));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, keeps_a_byte_out_of_band)
+{
+	char byte;
+
+	if (variant->type != SOCK_STREAM)
+		return;
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, self->extra));
+	ASSERT_TRUE(sends(self->extra[0], "ab"));
+	ASSERT_EQ(1, send(self->extra[0], "!", 1, MSG_OOB));
+	ASSERT_TRUE(sends(self->extra[0], "cd"));
+	isolate_and_pass(_metadata, 0, see_byte_out_of_band, self);
+
+	EXPECT_TRUE(gives(self->extra[1], "ab"));
+	EXPECT_EQ(1, recv(self->extra[1], &byte, 1, MSG_OOB | MSG_DONTWAIT));
+	EXPECT_EQ('!', byte);
+	EXPECT_TRUE(gives(self->extra[1], "cd"));
+}
+
+/* The process that the pidfd of the peer of @fd names, or -1 */
+static pid_t peer_by_pidfd(int fd)
+{
+	socklen_t len = sizeof(int);
+	char path[64], text[1024], *line;
+	pid_t pid = -1;
+	int pidfd;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len))
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+	if (read_file(path, text, sizeof(text)) > 0) {
+		line = strstr(text, "Pid:");
+		if (line)
+			sscanf(line, "Pid: %d", &pid);
+	}
+	close(pidfd);
+	return pid;
+}
+
+static int see_peer(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert_eq(syscall(__NR_getpid), peer_by_pidfd(self->fds[0]));
+	replica_assert_eq(syscall(__NR_getpid), peer_by_pidfd(self->fds[1]));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_pair, has_a_pidfd_of_the_replica_as_peer)
+{
+	ASSERT_EQ(getpid(), peer_by_pidfd(self->fds[0]));
+	isolate_and_pass(_metadata, 0, see_peer, self);
+	EXPECT_EQ(getpid(), peer_by_pidfd(self->fds[0]));
+}
+
+/* In the replica of the process whose child is the peer */
+static int see_child_as_peer(void *arg)
+{
+	FIXTURE_DATA(unix_server) *self = arg;
+	socklen_t len = sizeof(struct ucred);
+	struct ucred cred;
+	int pidfd;
+
+	replica_assert_fdinfo("copied", self->server);
+	replica_assert_eq(0, getsockopt(self->server, SOL_SOCKET, SO_PEERCRED, &cred, &len));
+	replica_assert_eq(0, kill(cred.pid, SIGKILL));
+	replica_assert_eq(cred.pid, waitpid(cred.pid, NULL, __WALL));
+	len = sizeof(pidfd);
+	replica_assert_eq(-1, getsockopt(self->server, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len));
+	return REPLICA_PASS;
+}
+
+/* The socket of the original knows its peer for ever. */
+TEST_F(unix_server, has_no_pidfd_of_a_replica_that_was_waited_for)
+{
+	socklen_t len = sizeof(int);
+	pid_t child;
+	int pidfd;
+
+	self->server = accept(self->listener, NULL, NULL);
+	ASSERT_EQ(0, close(self->server));
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child) {
+		self->client = socket(AF_UNIX, SOCK_STREAM, 0);
+		if (!connect(self->client, (struct sockaddr *)&self->addr, self->len))
+			store(&report->word[WORD_OUTSIDER], 1);
+		for (;;)
+			pause();
+	}
+	ASSERT_TRUE(wait_until(load(&report->word[WORD_OUTSIDER]), DEADLINE));
+	self->server = accept(self->listener, NULL, NULL);
+	ASSERT_EQ(child, peer_by_pidfd(self->server));
+	isolate_and_pass(_metadata, CLONE_SUBTREE, see_child_as_peer, self);
+	EXPECT_EQ(child, peer_by_pidfd(self->server));
+	end_outsider(_metadata, child);
+	EXPECT_EQ(0, getsockopt(self->server, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len));
+}
+
+static int see_shared_pair(void *arg)
+{
+	FIXTURE_DATA(unix_pair) *self = arg;
+
+	replica_assert_fdinfo("shared", self->fds[0]);
+	replica_assert_fdinfo("shared", self->fds[1]);
+	replica_assert(gives(self->fds[0], "back"));
+	return REPLICA_PASS;
+}
+
+/* What it takes from a message may be more than the message. */
+TEST_F(unix_pair, is_shared_if_it_has_a_filter)
+{
+	struct sock_filter all[] = { { .code = BPF_RET | BPF_K, .k = ~0U } };
+	struct sock_fprog filter = { .len = 1, .filter = all };
+	int none = 0;
+
+	ASSERT_EQ(0, setsockopt(self->fds[0], SOL_SOCKET, SO_ATTACH_FILTER, &filter,
+				sizeof(filter)));
+	isolate_and_pass(_metadata, 0, see_shared_pair, self);
+	EXPECT_TRUE(is_empty(self->fds[0]));
+
+	ASSERT_EQ(0, setsockopt(self->fds[0], SOL_SOCKET, SO_DETACH_FILTER, &none,
+				sizeof(none)));
+	ASSERT_TRUE(sends(self->fds[1], "back"));
+	give_turn();
+	isolate_and_pass(_metadata, 0, see_messages, self);
+	EXPECT_TRUE(gives(self->fds[0], "back"));
+}
+
+static int make_sockmap(void)
+{
+	union bpf_attr attr = {
+		.map_type = BPF_MAP_TYPE_SOCKMAP,
+		.key_size = 4,
+		.value_size = 4,
+		.max_entries = 1,
+	};
+
+	return syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+}
+
+static int operate_sockmap(int command, int map, int socket)
+{
+	union bpf_attr attr = {
+		.map_fd = map,
+		.key = (uintptr_t)&(__u32){ 0 },
+		.value = (uintptr_t)&socket,
+	};
+
+	return syscall(__NR_bpf, command, &attr, sizeof(attr));
+}
+
+/* Programs may send what it gets elsewhere. */
+TEST_F(unix_pair, is_shared_if_it_is_in_a_sockmap)
+{
+	int map;
+
+	if (variant->type == SOCK_SEQPACKET)
+		return;
+	require_root(_metadata, "sockmap");
+	map = make_sockmap();
+	ASSERT_LE(0, map);
+	ASSERT_EQ(0, operate_sockmap(BPF_MAP_UPDATE_ELEM, map, self->fds[0]));
+	isolate_and_pass(_metadata, 0, see_shared_pair, self);
+	EXPECT_TRUE(is_empty(self->fds[0]));
+
+	ASSERT_EQ(0, operate_sockmap(BPF_MAP_DELETE_ELEM, map, self->fds[0]));
+	ASSERT_TRUE(sends(self->fds[1], "back"));
+	give_turn();
+	isolate_and_pass(_metadata, 0, see_messages, self);
+	EXPECT_TRUE(gives(self->fds[0], "back"));
+}
+
+/*
+ * Datagram sockets by themselves
+ */
+FIXTURE(unix_dgram)
+{
+	int fds[2];
+	struct sockaddr_un addr[2];
+	socklen_t len[2];
+};
+
+FIXTURE_SETUP(unix_dgram)
+{
+	int i;
+
+	require_isolate(_metadata);
+	for (i = 0; i < 2; i++) {
+		self->fds[i] = socket(AF_UNIX, SOCK_DGRAM, 0);
+		ASSERT_LE(0, self->fds[i]);
+	}
+}
+
+FIXTURE_TEARDOWN(unix_dgram)
+{
+}
+
+/* Gives a socket a name of its own in the abstract namespace. */
+static void name_it(struct __test_metadata *_metadata, FIXTURE_DATA(unix_dgram) *self, int i)
+{
+	struct sockaddr *addr = (struct sockaddr *)&self->addr[i];
+
+	addr->sa_family = AF_UNIX;
+	ASSERT_EQ(0, bind(self->fds[i], addr, sizeof(sa_family_t)));
+	self->len[i] = sizeof(self->addr[i]);
+	ASSERT_EQ(0, getsockname(self->fds[i], addr, &self->len[i]));
+}
+
+static void connect_it(struct __test_metadata *_metadata, FIXTURE_DATA(unix_dgram) *self, int i)
+{
+	ASSERT_EQ(0, connect(self->fds[i], (struct sockaddr *)&self->addr[!i], self->len[!i]));
+}
+
+static int take_shared_datagram(void *arg)
+{
+	FIXTURE_DATA(unix_dgram) *self = arg;
+
+	replica_assert_fdinfo("shared", self->fds[0]);
+	replica_assert_fdinfo("shared", self->fds[1]);
+	replica_assert(gives(self->fds[0], "datagram"));
+	return REPLICA_PASS;
+}
+
+/* Others can send to the one with a name, and so does the other one. */
+TEST_F(unix_dgram, is_shared_if_it_has_a_name)
+{
+	name_it(_metadata, self, 0);
+	connect_it(_metadata, self, 1);
+	ASSERT_TRUE(sends(self->fds[1], "datagram"));
+	isolate_and_pass(_metadata, 0, take_shared_datagram, self);
+	EXPECT_TRUE(is_empty(self->fds[0]));
+}
+
+static int take_copied_datagram(void *arg)
+{
+	FIXTURE_DATA(unix_dgram) *self = arg;
+
+	replica_assert_fdinfo("copied", self->fds[0]);
+	replica_assert_fdinfo("copied", self->fds[1]);
+	replica_assert(gives(self->fds[0], "datagram"));
+	replica_assert(sends(self->fds[0], "answer"));
+	replica_assert(gives(self->fds[1], "answer"));
+	return REPLICA_PASS;
+}
+
+/* They hear nobody but each other. */
+TEST_F(unix_dgram, are_copied_if_they_are_connected_with_each_other)
+{
+	name_it(_metadata, self, 0);
+	name_it(_metadata, self, 1);
+	connect_it(_metadata, self, 1);
+	connect_it(_metadata, self, 0);
+	ASSERT_TRUE(sends(self->fds[1], "datagram"));
+	isolate_and_pass(_metadata, 0, take_copied_datagram, self);
+	EXPECT_TRUE(gives(self->fds[0], "datagram"));
+	EXPECT_TRUE(is_empty(self->fds[1]));
+}
+
+static int name_in_replica(void *arg)
+{
+	FIXTURE_DATA(unix_dgram) *self = arg;
+	struct sockaddr addr = { .sa_family = AF_UNIX };
+
+	replica_assert_fdinfo("copied", self->fds[0]);
+	replica_assert_eq(0, bind(self->fds[0], &addr, sizeof(sa_family_t)));
+	return REPLICA_PASS;
+}
+
+TEST_F(unix_dgram, is_copied_if_it_has_neither_name_nor_peer)
+{
+	isolate_and_pass(_metadata, 0, name_in_replica, self);
+	/* It has none here. */
+	name_it(_metadata, self, 0);
+	EXPECT_LT(sizeof(sa_family_t), self->len[0]);
 }
 
 TEST_HARNESS_MAIN

@@ -98,14 +98,14 @@ TEST_F_LONG(traced, tells_why_a_call_failed)
 }
 
 /* A socket that is connected with itself. */
-static int connect_itself(struct __test_metadata *_metadata)
+static int connect_itself(struct __test_metadata *_metadata, int type)
 {
 	struct sockaddr_in addr = {
 		.sin_family = AF_INET,
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	};
 	socklen_t len = sizeof(addr);
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int fd = socket(AF_INET, type, 0);
 
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, bind(fd, (struct sockaddr *)&addr, len));
@@ -114,28 +114,95 @@ static int connect_itself(struct __test_metadata *_metadata)
 	return fd;
 }
 
-TEST_F_LONG(traced, tells_of_what_is_refused)
+static unsigned long inode_of(int fd)
 {
-	int fd = connect_itself(_metadata);
 	struct stat st;
+
+	return fstat(fd, &st) ? 0 : st.st_ino;
+}
+
+/* Of a pipe, by each of its ends */
+TEST_F_LONG(traced, tells_of_what_is_copied_and_what_is_shared)
+{
 	char line[128];
+	int ends[2];
 
-	ASSERT_EQ(0, fstat(fd, &st));
-	ASSERT_EQ(-EOPNOTSUPP, replica_main(full_fork(CLONE_ISOLATE), run_replica_workers,
-					    &self->ws));
-
+	ASSERT_EQ(0, pipe(ends));
+	fork_and_pass(_metadata, CLONE_ISOLATE, run_replica_workers, &self->ws);
 	read_trace(_metadata, self->log, sizeof(self->log));
 	snprintf(line, sizeof(line),
-		 "fullfork_object: kind=inet ino=%lu refused refs=1 of 1 files=1 of 1",
-		 (unsigned long)st.st_ino);
-	EXPECT_EQ(1, count(self->log, line));
-	EXPECT_EQ(1, count(self->log, "fullfork_object:"));
-	snprintf(line, sizeof(line),
-		 "fullfork_abort: err=-95 reason=loopback-tcp culprit=%d", getpid());
-	EXPECT_EQ(1, count(self->log, line));
-	EXPECT_EQ(0, count(self->log, "fullfork_replica:"));
+		 "fullfork_object: kind=pipe ino=%lu copied refs=1 of 1 files=2 of 2",
+		 inode_of(ends[0]));
+	EXPECT_EQ(2, count(self->log, line));
 
-	ASSERT_EQ(0, close(fd));
+	/* By another description, which nobody can find. */
+	snprintf(line, sizeof(line), "/proc/self/fd/%d", ends[0]);
+	ASSERT_LE(0, open(line, O_PATH));
+	fork_and_pass(_metadata, CLONE_ISOLATE, run_replica_workers, &self->ws);
+	read_trace(_metadata, self->log, sizeof(self->log));
+	snprintf(line, sizeof(line),
+		 "fullfork_object: kind=pipe ino=%lu shared refs=1 of 1 files=2 of 3",
+		 inode_of(ends[0]));
+	EXPECT_EQ(2, count(self->log, line));
+	EXPECT_EQ(0, count(self->log, "fullfork_abort:"));
+}
+
+static int make_tcp(struct __test_metadata *_metadata)
+{
+	return connect_itself(_metadata, SOCK_STREAM);
+}
+
+static int make_udp(struct __test_metadata *_metadata)
+{
+	return connect_itself(_metadata, SOCK_DGRAM);
+}
+
+static int make_secret(struct __test_metadata *_metadata)
+{
+	int fd = syscall(__NR_memfd_secret, 0);
+
+	ASSERT_LE(0, fd);
+	return fd;
+}
+
+/* Without a page, which is none less of its kind. */
+static int make_huge(struct __test_metadata *_metadata)
+{
+	int fd = memfd_create("huge", MFD_HUGETLB);
+
+	ASSERT_LE(0, fd);
+	return fd;
+}
+
+TEST_F_LONG(traced, tells_of_what_is_refused)
+{
+	static const struct {
+		int (*make)(struct __test_metadata *_metadata);
+		const char *kind, *reason;
+	} kinds[] = {
+		{ make_tcp, "inet", "loopback-tcp" },
+		{ make_udp, "udp", "loopback-udp" },
+		{ make_huge, "hugetlb", "huge-pages" },
+		{ make_secret, "secretmem", "secret-memory" },
+	};
+	char line[128];
+	unsigned int i;
+	int fd;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		fd = kinds[i].make(_metadata);
+		ASSERT_EQ(-EOPNOTSUPP, replica_main(full_fork(CLONE_ISOLATE),
+						    run_replica_workers, &self->ws));
+		read_trace(_metadata, self->log, sizeof(self->log));
+		snprintf(line, sizeof(line),
+			 "fullfork_object: kind=%s ino=%lu refused refs=1 of 1 files=1 of 1",
+			 kinds[i].kind, inode_of(fd));
+		EXPECT_EQ(1, count(self->log, line));
+		snprintf(line, sizeof(line), "fullfork_abort: err=-95 reason=%s culprit=%d",
+			 kinds[i].reason, getpid());
+		EXPECT_EQ(1, count(self->log, line));
+		ASSERT_EQ(0, close(fd));
+	}
 	fork_and_pass(_metadata, CLONE_ISOLATE, run_replica_workers, &self->ws);
 }
 
