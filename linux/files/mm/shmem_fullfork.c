@@ -73,7 +73,6 @@
 #include <linux/bitmap.h>
 #include <linux/dcache.h>
 #include <linux/file.h>
-#include <linux/filelock.h>
 #include <linux/fsnotify.h>
 #include <linux/fullfork_isolate.h>
 #include <linux/highmem.h>
@@ -770,7 +769,7 @@ static const void *shmem_fullfork_object(struct file *file, unsigned int *nr_fil
 	if (!S_ISREG(inode->i_mode) || fullfork_may_have_name(inode) ||
 	    is_idmapped_mnt(file->f_path.mnt) ||
 	    (info->flags & (SHMEM_F_LOCKED | SHMEM_F_MAPPING_FROZEN)) ||
-	    !list_empty(&info->xattrs) || vfs_inode_has_locks(inode))
+	    !list_empty(&info->xattrs))
 		return NULL;
 	/* All that can open it once more comes by the dentry.  Copies do not. */
 	guard(spinlock)(&inode->i_lock);

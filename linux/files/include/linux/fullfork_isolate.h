@@ -127,6 +127,10 @@ bool posixtimer_init_sigqueue_of(struct sigqueue *q, struct task_struct *t);
 /* Another one: poll() asks a server, who may be quiesced. */
 #define FOP_FULLFORK_POLL_ASKS	((__force fop_flags_t)(1U << 30))
 
+/* Memory that can be neither copied nor shared */
+extern const struct fullfork_file_ops fullfork_huge_pages_ops;
+extern const struct fullfork_file_ops fullfork_secret_memory_ops;
+
 #ifdef CONFIG_FULLFORK
 
 /* Bits of f_mode that <linux/fs.h> leaves free */
@@ -141,8 +145,6 @@ void fullfork_register(const struct file_operations *fops,
 		       const struct fullfork_file_ops *ops);
 void fullfork_register_sockets(int family, const struct fullfork_file_ops *ops);
 const struct fullfork_file_ops *fullfork_file_ops(const struct file *file);
-extern const struct fullfork_file_ops fullfork_huge_pages_ops;
-extern const struct fullfork_file_ops fullfork_secret_memory_ops;
 
 int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file);
 void fullfork_held_outside(struct fullfork_isolation *isolation);
@@ -190,7 +192,8 @@ static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file)
 
 #else
 
-#define fullfork_register(fops, ops) do { } while (0)
+static inline void fullfork_register(const struct file_operations *fops,
+				     const struct fullfork_file_ops *ops) { }
 
 static inline void fullfork_show_fdinfo(struct seq_file *m, struct file *file) { }
 

@@ -16,7 +16,7 @@
  * too.  If it cannot be opened, since a security module refuses it say, it is
  * shared.
  *
- * Two owners can hold a read lock, but not a write lock:
+ * Two owners can hold a read lock of a file, but not a write lock:
  *
  * * read locks of members are copied;
  * * a description with a write lock of flock() or F_OFD_SETLK is shared, and the
@@ -27,6 +27,9 @@
  *
  * To copy a lock does not fail because of another one, as the lock of the original
  * keeps away all that would conflict with it.
+ *
+ * Where the file itself is copied, since it has no name, its copy has all locks that the
+ * original's has: who holds one has a descriptor, and is a member.
  */
 
 #include <linux/dcache.h>
@@ -164,6 +167,11 @@ struct locked_file {
 	struct task_struct	*replica;
 };
 
+static bool is_of_other_inode(const struct locked_file *f)
+{
+	return f->copy && file_inode(f->copy) != file_inode(f->file);
+}
+
 /* In @to, what replicas are to have for @fl, if anything. */
 static bool copy_lock(const struct locked_file *f, const struct file_lock *fl,
 		      struct file_lock *to)
@@ -172,7 +180,8 @@ static bool copy_lock(const struct locked_file *f, const struct file_lock *fl,
 	struct fullfork_member *m;
 	fl_owner_t owner = f->copy;
 
-	if (fl->c.flc_file != f->file || fl->c.flc_type != F_RDLCK || fl->fl_lmops)
+	if (fl->c.flc_file != f->file || fl->fl_lmops ||
+	    (fl->c.flc_type != F_RDLCK && !is_of_other_inode(f)))
 		return false;
 	if (!is_of_description(fl)) {
 		m = find_owner(f->op, fl->c.flc_owner);
@@ -184,7 +193,7 @@ static bool copy_lock(const struct locked_file *f, const struct file_lock *fl,
 
 	locks_init_lock(to);
 	to->c.flc_flags = fl->c.flc_flags & (FL_POSIX | FL_FLOCK | FL_OFDLCK);
-	to->c.flc_type = F_RDLCK;
+	to->c.flc_type = fl->c.flc_type;
 	to->c.flc_file = f->copy ?: f->file;
 	to->c.flc_owner = owner;
 	to->c.flc_pid = fl->c.flc_flags & FL_OFDLCK ? -1 : task_tgid_nr(replica);
@@ -226,13 +235,13 @@ static struct file_lock *get_locks(const struct locked_file *f, struct file_lock
 }
 
 /**
- * fullfork_copy_locks() - let replicas have the read locks of originals
+ * fullfork_copy_locks() - let replicas have the locks of originals: on the same file, to read
  * @op: the operation, with all replicas prepared
  * @file: a file by which originals may have some
  * @copy: what replicas have in its place, or NULL
  * @replica: of a member that has @file
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0, -ENOMEM, or -EAGAIN if somebody has found the copy, and locked it.
  */
 int fullfork_copy_locks(struct fullfork *op, struct file *file, struct file *copy,
 			struct task_struct *replica)
@@ -244,14 +253,13 @@ int fullfork_copy_locks(struct fullfork *op, struct file *file, struct file *cop
 	int err = 0;
 
 	if (!ctx || file->f_op->lock || file->f_op->flock ||
-	    (copy && file_inode(copy) != file_inode(file)) ||
 	    (list_empty(&ctx->flc_flock) && list_empty(&ctx->flc_posix)))
 		return 0;
 	locks = get_locks(&f, ctx, &nr);
 	if (!locks)
 		return -ENOMEM;
 	for (i = 0; i < nr; i++)
-		err = err ?: locks_lock_inode_wait(file_inode(file), &locks[i]);
+		err = err ?: locks_lock_inode_wait(file_inode(copy ?: file), &locks[i]);
 	kvfree(locks);
 	return err;
 }

@@ -80,11 +80,16 @@ static bool tcp_expects_from(const struct sock *to, const struct sock *from)
 	return between(expected, oldest, READ_ONCE(tcp_sk(from)->snd_nxt));
 }
 
+static bool tcp_expect_each_other(const struct sock *sk, const struct sock *other)
+{
+	return tcp_expects_from(sk, other) && tcp_expects_from(other, sk);
+}
+
 /*
  * The other end of the connection, not held; NULL if it is not in this network
  * namespace, or is no whole socket yet or any more.  The addresses may be those of
  * several, bound to different devices, or of none that it is connected with, if they
- * were translated: the sequence numbers tell.
+ * were translated: the sequence numbers tell, of a socket that has some.
  */
 static const struct sock *tcp_other_end(const struct sock *sk)
 {
@@ -96,18 +101,25 @@ static const struct sock *tcp_other_end(const struct sock *sk)
 	guard(spinlock_bh)(inet_ehash_lockp(hashinfo, hash));
 	sk_nulls_for_each(other, node, &inet_ehash_bucket(hashinfo, hash)->chain)
 		if (other->sk_hash == hash && sk_fullsock(other) && is_mirror(sk, other) &&
-		    tcp_expects_from(sk, other) && tcp_expects_from(other, sk))
+		    (!sk_is_tcp(sk) || tcp_expect_each_other(sk, other)))
 			return other;
 	return NULL;
 }
 
 static const void *tcp_fullfork_object(struct file *file, unsigned int *nr_files)
 {
-	const struct sock *sk = ((struct socket *)file->private_data)->sk;
+	const struct sock *sk = ((struct socket *)file->private_data)->sk, *other;
 
-	if (!sk || !sk_is_tcp(sk) || (1 << inet_sk_state_load(sk)) & TCPF_ALONE)
+	if (!sk || (1 << inet_sk_state_load(sk)) & TCPF_ALONE)
 		return NULL;
-	return both_ends(file, sk, tcp_other_end(sk), nr_files);
+	if (!sk_is_tcp(sk) && sk->sk_protocol != IPPROTO_MPTCP)
+		return NULL;
+	guard(rcu)();
+	other = tcp_other_end(sk);
+	/* A socket of MPTCP has the addresses of its first subflow, which stands for it. */
+	if (other && !sk_is_tcp(sk))
+		sk = tcp_other_end(other);
+	return sk ? both_ends(file, sk, other, nr_files) : NULL;
 }
 
 static u32 udp_mirror_hash(const struct sock *sk)

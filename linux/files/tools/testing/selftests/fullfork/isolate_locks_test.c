@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * CLONE_ISOLATE: what becomes of locks on files.  Two can hold a read lock, but
- * not a write lock.
+ * not a write lock, unless each has a file of its own.
  */
 #include "fullfork_isolate.h"
 
@@ -45,6 +45,15 @@ static struct flock part(short type, off_t start, off_t len)
 {
 	return (struct flock){ .l_type = type, .l_whence = SEEK_SET, .l_start = start,
 			       .l_len = len };
+}
+
+/* By a description of its own */
+static int open_again(int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDWR);
 }
 
 static int set_lock(int fd, int cmd, short type, off_t start, off_t len)
@@ -278,6 +287,174 @@ TEST_F(lock, of_a_process_is_copied_where_files_are_shared)
 	EXPECT_EQ(self->replica, holder);
 	end_staying(_metadata, self);
 	EXPECT_FALSE(is_locked_anywhere());
+}
+
+/* A file without a name, of which replicas get a copy, with locks of its own */
+FIXTURE(own_lock)
+{
+	int fd;
+	pid_t child;
+};
+
+FIXTURE_SETUP(own_lock)
+{
+	require_isolate(_metadata);
+	self->fd = memfd_create("fullfork", 0);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(0, ftruncate(self->fd, SIZE));
+	other = open_again(self->fd);
+	ASSERT_LE(0, other);
+}
+
+FIXTURE_TEARDOWN(own_lock)
+{
+}
+
+/* In the replica, whose lock does not go with that of the original */
+static int keep_lock_of_process(void *arg)
+{
+	FIXTURE_DATA(own_lock) *self = arg;
+	pid_t holder = 0;
+
+	wait_turn();
+	replica_assert_fdinfo("copied", self->fd);
+	replica_assert(is_locked(20, 5, &holder));
+	replica_assert_eq(getpid(), holder);
+	replica_assert(!is_locked(0, 20, NULL));
+	replica_assert(is_locked(30, 1, NULL));
+	replica_assert(!is_locked(25, 5, NULL));
+	replica_assert_eq(0, set_lock(self->fd, F_SETLK, F_UNLCK, 0, 0));
+	replica_assert(!is_locked_anywhere());
+	return REPLICA_PASS;
+}
+
+TEST_F(own_lock, of_a_process_for_writing_is_copied)
+{
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_WRLCK, 20, 5));
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_RDLCK, 30, 5));
+	self->child = isolate(_metadata, 0, keep_lock_of_process, self);
+	EXPECT_TRUE(is_locked(20, 5, NULL));
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_UNLCK, 0, 0));
+	EXPECT_FALSE(is_locked_anywhere());
+	give_turn();
+	expect_pass(_metadata, self->child);
+}
+
+static int keep_lock_of_description(void *arg)
+{
+	FIXTURE_DATA(own_lock) *self = arg;
+
+	wait_turn();
+	replica_assert_fdinfo("copied", self->fd);
+	replica_assert(is_locked(10, 10, NULL));
+	replica_assert_eq(-EAGAIN, set_lock(other, F_OFD_SETLK, F_RDLCK, 19, 1));
+	replica_assert_eq(0, close(self->fd));
+	replica_assert(!is_locked_anywhere());
+	return REPLICA_PASS;
+}
+
+TEST_F(own_lock, of_a_description_for_writing_is_copied)
+{
+	ASSERT_EQ(0, set_lock(self->fd, F_OFD_SETLK, F_WRLCK, 10, 10));
+	self->child = isolate(_metadata, 0, keep_lock_of_description, self);
+	EXPECT_TRUE(is_locked(10, 10, NULL));
+	ASSERT_EQ(0, set_lock(self->fd, F_OFD_SETLK, F_UNLCK, 0, 0));
+	EXPECT_FALSE(is_locked_anywhere());
+	give_turn();
+	expect_pass(_metadata, self->child);
+}
+
+static int keep_flock(void *arg)
+{
+	FIXTURE_DATA(own_lock) *self = arg;
+
+	wait_turn();
+	replica_assert_fdinfo("copied", self->fd);
+	replica_assert(is_flocked());
+	replica_assert_eq(0, close(self->fd));
+	replica_assert(!is_flocked());
+	return REPLICA_PASS;
+}
+
+TEST_F(own_lock, of_flock_for_writing_is_copied)
+{
+	ASSERT_EQ(0, flock(self->fd, LOCK_EX));
+	self->child = isolate(_metadata, 0, keep_flock, self);
+	EXPECT_TRUE(is_flocked());
+	ASSERT_EQ(0, flock(self->fd, LOCK_UN));
+	EXPECT_FALSE(is_flocked());
+	give_turn();
+	expect_pass(_metadata, self->child);
+}
+
+/* Both have it then, as that of any other file. */
+static int see_lock_of_outsider(void *arg)
+{
+	FIXTURE_DATA(own_lock) *self = arg;
+
+	replica_assert_fdinfo("shared", self->fd);
+	replica_assert(is_locked(10, 10, NULL));
+	return REPLICA_PASS;
+}
+
+TEST_F(own_lock, is_shared_with_a_file_that_is)
+{
+	pid_t outsider = start_outsider(_metadata, self->fd);
+
+	ASSERT_EQ(0, set_lock(self->fd, F_OFD_SETLK, F_WRLCK, 10, 10));
+	isolate_and_pass(_metadata, 0, see_lock_of_outsider, self);
+	EXPECT_TRUE(is_locked(10, 10, NULL));
+	end_outsider(_metadata, outsider);
+}
+
+/* Waits for the lock of its parent, and tells that it has got it by a byte of the file. */
+static void start_waiter(struct __test_metadata *_metadata, FIXTURE_DATA(own_lock) *self)
+{
+	self->child = fork();
+	ASSERT_LE(0, self->child);
+	if (!self->child) {
+		if (set_lock(self->fd, F_SETLKW, F_WRLCK, 0, SIZE))
+			_exit(1);
+		if (pwrite(self->fd, "w", 1, 0) != 1)
+			_exit(2);
+		_exit(0);
+	}
+	ASSERT_TRUE(wait_until(is_blocked(self->child, self->child, __NR_fcntl), DEADLINE));
+}
+
+static char first_byte(int fd)
+{
+	char byte = 0;
+
+	return pread(fd, &byte, 1, 0) == 1 ? byte : '?';
+}
+
+static int let_waiter_go_on(void *arg)
+{
+	FIXTURE_DATA(own_lock) *self = arg;
+	int status;
+
+	wait_turn();
+	replica_assert_eq(0, first_byte(self->fd));
+	replica_assert_eq(0, set_lock(self->fd, F_SETLK, F_UNLCK, 0, 0));
+	replica_assert(wait(&status) > 0);
+	replica_assert_eq(0, status);
+	replica_assert_eq('w', first_byte(self->fd));
+	return REPLICA_PASS;
+}
+
+TEST_F(own_lock, that_a_child_waits_for_is_had_by_its_replica)
+{
+	pid_t replica;
+
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_WRLCK, 5, 1));
+	start_waiter(_metadata, self);
+	replica = isolate(_metadata, CLONE_SUBTREE, let_waiter_go_on, self);
+	ASSERT_EQ(0, set_lock(self->fd, F_SETLK, F_UNLCK, 0, 0));
+	EXPECT_EQ(0, xwaitpid(_metadata, self->child, DEADLINE));
+	EXPECT_EQ('w', first_byte(self->fd));
+	give_turn();
+	expect_pass(_metadata, replica);
 }
 
 TEST_HARNESS_MAIN

@@ -421,37 +421,6 @@ TEST_F(shmem, is_shared_if_it_is_pinned)
 	end_outsider(_metadata, child);
 }
 
-static int see_locked(void *arg)
-{
-	FIXTURE_DATA(shmem) *self = arg;
-
-	replica_assert_fdinfo("shared", self->fd);
-	replica_assert_eq(1, pwrite(self->fd, "r", 1, 0));
-	return REPLICA_PASS;
-}
-
-static int see_unlocked(void *arg)
-{
-	FIXTURE_DATA(shmem) *self = arg;
-
-	replica_assert_fdinfo("copied", self->fd);
-	replica_assert_eq(1, pwrite(self->fd, "s", 1, 0));
-	return REPLICA_PASS;
-}
-
-/* Who has the lock has that of both. */
-TEST_F(shmem, is_shared_if_the_memfd_is_locked)
-{
-	char byte;
-
-	ASSERT_EQ(0, flock(self->fd, LOCK_SH));
-	isolate_and_pass(_metadata, 0, see_locked, self);
-	ASSERT_EQ(0, flock(self->fd, LOCK_UN));
-	isolate_and_pass(_metadata, 0, see_unlocked, self);
-	ASSERT_EQ(1, pread(self->fd, &byte, 1, 0));
-	EXPECT_EQ('r', byte);
-}
-
 static int see_offset_and_mode(void *arg)
 {
 	FIXTURE_DATA(shmem) *self = arg;

@@ -14,6 +14,10 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
 union address {
 	struct sockaddr sa;
 	struct sockaddr_in in;
@@ -634,6 +638,79 @@ TEST_F(inet_socket, is_shared_if_what_matches_is_in_another_network)
 	self->server = bound_socket(_metadata, SOCK_DGRAM, "127.0.0.1", &ports[1]);
 	connect_to(_metadata, self->server, "127.0.0.1", ports[0]);
 	isolate_and_pass(_metadata, 0, see_socket_shared, self);
+}
+
+/*
+ * A client of MPTCP, and a server of MPTCP or TCP, within this process
+ */
+FIXTURE(mptcp)
+{
+	int listener;
+	int client;
+	int server;
+};
+
+FIXTURE_VARIANT(mptcp)
+{
+	int protocol;
+};
+
+FIXTURE_VARIANT_ADD(mptcp, on_both_sides) { .protocol = IPPROTO_MPTCP };
+FIXTURE_VARIANT_ADD(mptcp, with_tcp) { .protocol = IPPROTO_TCP };
+
+FIXTURE_SETUP(mptcp)
+{
+	union address addr = address_of("127.0.0.1", 0);
+	socklen_t len = sizeof(addr.in);
+
+	require_isolate(_metadata);
+	self->listener = socket(AF_INET, SOCK_STREAM, variant->protocol);
+	ASSERT_LE(0, self->listener);
+	ASSERT_EQ(0, bind(self->listener, &addr.sa, len));
+	ASSERT_EQ(0, listen(self->listener, 1));
+	ASSERT_EQ(0, getsockname(self->listener, &addr.sa, &len));
+	self->client = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
+	ASSERT_LE(0, self->client);
+	ASSERT_EQ(0, connect(self->client, &addr.sa, len));
+	self->server = accept(self->listener, NULL, NULL);
+	ASSERT_LE(0, self->server);
+}
+
+FIXTURE_TEARDOWN(mptcp)
+{
+}
+
+static int see_mptcp_shared(void *arg)
+{
+	FIXTURE_DATA(mptcp) *self = arg;
+
+	replica_assert_fdinfo("shared", self->client);
+	replica_assert_fdinfo("shared", self->listener);
+	if (self->server >= 0)
+		replica_assert_fdinfo("shared", self->server);
+	return REPLICA_PASS;
+}
+
+TEST_F(mptcp, rejects_both_ends)
+{
+	expect_refused(_metadata, 0);
+	EXPECT_TRUE(sends(self->client, "there"));
+	EXPECT_TRUE(gives(self->server, "there"));
+	expect_refused(_metadata, 0);
+	EXPECT_TRUE(sends(self->server, "back"));
+	EXPECT_TRUE(gives(self->client, "back"));
+	close_fd(_metadata, &self->server);
+	isolate_and_pass(_metadata, 0, see_mptcp_shared, self);
+}
+
+TEST_F(mptcp, is_shared_if_somebody_else_has_an_end)
+{
+	pid_t outsider = start_outsider(_metadata, self->client);
+
+	isolate_and_pass(_metadata, 0, see_mptcp_shared, self);
+	expect_refused(_metadata, CLONE_SUBTREE);
+	end_outsider(_metadata, outsider);
+	expect_refused(_metadata, 0);
 }
 
 TEST_HARNESS_MAIN

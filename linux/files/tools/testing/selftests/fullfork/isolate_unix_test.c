@@ -684,12 +684,14 @@ static int make_sockmap(void)
 	return syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
 }
 
-static int operate_sockmap(int command, int map, int socket)
+/* @socket: a pointer to what is to be in the map, or NULL */
+static int operate_sockmap(int command, int map, int *socket)
 {
+	__u32 key = 0;
 	union bpf_attr attr = {
 		.map_fd = map,
-		.key = (uintptr_t)&(__u32){ 0 },
-		.value = (uintptr_t)&socket,
+		.key = (uintptr_t)&key,
+		.value = (uintptr_t)socket,
 	};
 
 	return syscall(__NR_bpf, command, &attr, sizeof(attr));
@@ -705,11 +707,11 @@ TEST_F(unix_pair, is_shared_if_it_is_in_a_sockmap)
 	require_root(_metadata, "sockmap");
 	map = make_sockmap();
 	ASSERT_LE(0, map);
-	ASSERT_EQ(0, operate_sockmap(BPF_MAP_UPDATE_ELEM, map, self->fds[0]));
+	ASSERT_EQ(0, operate_sockmap(BPF_MAP_UPDATE_ELEM, map, &self->fds[0]));
 	isolate_and_pass(_metadata, 0, see_shared_pair, self);
 	EXPECT_TRUE(is_empty(self->fds[0]));
 
-	ASSERT_EQ(0, operate_sockmap(BPF_MAP_DELETE_ELEM, map, self->fds[0]));
+	ASSERT_EQ(0, operate_sockmap(BPF_MAP_DELETE_ELEM, map, NULL));
 	ASSERT_TRUE(sends(self->fds[1], "back"));
 	give_turn();
 	isolate_and_pass(_metadata, 0, see_messages, self);

@@ -2,58 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """Programs that live from pipes, epoll, timers and shared memory are copied in
 full flight, again and again.  Each replica goes on to its right end, and so does
-the original, which loses nothing.
-
-FULLFORK_ROUNDS says how often, of each program."""
+the original, which loses nothing."""
 
 import os
-import shutil
 import sqlite3
-import subprocess
 import sys
-import tempfile
 
-from fullfork_ksft import CLONE_ALL_THREADS, CLONE_KEEP_TIDS, CLONE_NEWPID, \
-    CLONE_SUBTREE, DEADLINE, LIMIT, Tests, check, copy, end_everything, read, \
-    wait_for
+from fullfork_ksft import DEADLINE, LIMIT, Tests, check, copy, end_everything
+from fullfork_programs import FLAGS, PYTHON, ROUNDS, Program
 
-CLONE_ISOLATE = 1 << 57
-FLAGS = CLONE_ALL_THREADS | CLONE_SUBTREE | CLONE_KEEP_TIDS | CLONE_NEWPID | \
-    CLONE_ISOLATE
-ROUNDS = int(os.environ.get("FULLFORK_ROUNDS", "5"))
 HERE = os.path.dirname(os.path.realpath(__file__))
 tests = Tests(max(LIMIT, DEADLINE * ROUNDS))
-
-# The PID that /proc shows is another one in a replica, also where TIDs are kept.
-PYTHON = r"""
-import os, sys
-directory = sys.argv[1]
-
-# It is read without a position: until it is closed, a replica has the same one.
-def stat():
-    with open("/proc/self/stat") as f:
-        return os.pread(f.fileno(), 4096, 0).decode().split()
-
-def pid():
-    return stat()[0]
-
-def end(result):
-    with open(directory + "/new." + pid(), "w") as f:
-        f.write(result)
-    os.rename(directory + "/new." + pid(), directory + "/result." + pid())
-
-first, left = pid(), -1
-
-def is_over(n, more=60):
-    "True when more rounds are done since the copy, or since it was told to."
-    global left
-    if n == more:
-        open(directory + "/ready", "w").close()
-    if left < 0 and (pid() != first or os.path.exists(directory + "/stop")):
-        left = more
-    left -= left > 0
-    return left == 0
-"""
 
 # Every number comes out of the queues once, whatever is in them at the instant.
 # In what order is up to the scheduler, and how far one worker may get ahead.
@@ -186,6 +145,85 @@ if not child:
 end("ok" if os.waitpid(child, 0)[1] == 0 else "the child failed")
 """
 
+# Two processes that both write to a database all the time.  Its files are in memory, and
+# have no name any more, so that replicas get their own, with the locks that each has.
+DATABASE_WITHOUT_NAMES = PYTHON + r"""
+import shutil, sqlite3, tempfile, time
+
+def side():
+    "The PID of the one of both that is the parent."
+    return int(stat()[0 if child else 3])
+
+def connect():
+    return sqlite3.connect(place + "/database", timeout=400, isolation_level=None)
+
+def get(what):
+    return database.execute("select " + what).fetchone()[0]
+
+def write():
+    "What others have written was whole, and by this side once a replica has begun."
+    database.execute("begin immediate")
+    number, me = get("max(number) from numbers"), side()
+    if get("count(*) from numbers") != number + 1:
+        wrong.append("rows were lost")
+    if get("count(distinct side) from numbers where side not in (%d, %d)" % (first_side, me)):
+        wrong.append("rows of another side")
+    if me != first_side and get("count(*) from numbers where side = %d and number > "
+                                "(select min(number) from numbers where side = %d)" %
+                                (first_side, me)):
+        wrong.append("rows of the original in the replica")
+    database.execute("insert into numbers values (?, ?, ?)", (number + 1, me, "x" * 500))
+    database.execute("commit")
+
+def look():
+    "A reader sees one state, whatever is written meanwhile."
+    database.execute("begin")
+    before = get("count(*) from numbers")
+    time.sleep(0.002)
+    if get("max(number) from numbers") != before - 1:
+        wrong.append("what is read changes")
+    database.execute("commit")
+
+place = tempfile.mkdtemp(dir="/dev/shm")
+database = connect()
+database.execute("pragma journal_mode = wal")
+database.execute("create table numbers (number integer primary key, side, what)")
+database.close()
+ends = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    first = pid()
+first_side, wrong = side(), []
+database = connect()
+# The log begins anew now and then.
+database.execute("pragma wal_autocheckpoint = 30")
+if child:
+    database.execute("insert into numbers values (0, ?, '')", (first_side,))
+    os.write(ends[0][1], b"x")
+    os.read(ends[1][0], 1)
+    shutil.rmtree(place)
+    os.write(ends[0][1], b"x")
+else:
+    os.read(ends[0][0], 1)
+    get("count(*) from numbers")
+    os.write(ends[1][1], b"x")
+    os.read(ends[0][0], 1)
+n = 0
+while not wrong and not is_over(n):
+    write()
+    look()
+    n += 1
+if not child:
+    if wrong:
+        end(wrong[0])
+    os._exit(1 if wrong else 0)
+if os.waitpid(child, 0)[1] != 0:
+    wrong.append("the child failed")
+if get("* from pragma_integrity_check") != "ok":
+    wrong.append("it is not whole")
+end(wrong[0] if wrong else "ok")
+"""
+
 # A server, which has threads, and a client, who has two connections: by one he asks,
 # some questions ahead of the answers, by the other he waits for what that causes.
 # The name of the server's socket is one for both sides, so nobody connects by it when
@@ -260,6 +298,91 @@ if server.wait(50):
 end(wrong[0] if wrong else "ok")
 """
 
+# A program that has a shell do its work in a terminal.  Every now and then it lets a job go
+# on, which answers, interrupts it, and stops it again.  No program is started later: one
+# that loads its libraries at the instant of a copy may share the position in them with its
+# replica, where the file system does not let them be opened once more.
+TERMINAL = PYTHON + r"""
+import pty, select, signal
+
+# It cannot be that it reads and does not see that it was interrupted before.
+JOB = '''
+import os, select, signal
+interrupts = os.pipe2(os.O_NONBLOCK)
+signal.signal(signal.SIGINT, lambda number, frame: None)
+signal.set_wakeup_fd(interrupts[1])
+while True:
+    ready = select.select([0, interrupts[0]], [], [])[0]
+    if interrupts[0] in ready:
+        os.read(interrupts[0], 1)
+        os.write(1, b"interrupted")
+    elif line := os.read(0, 4096):
+        os.write(1, b"the answer to " + line)
+    else:
+        break
+'''
+
+# Who starts this may have made it ignore them, as a shell does with what is to run in
+# the background; programs that the shell here starts would then ignore them too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+with open(directory + "/job", "w") as f:
+    f.write(JOB)
+shell, terminal = pty.fork()
+if not shell:
+    os.environ.update(PS1="> ", TERM="dumb", HISTFILE="")
+    os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
+
+got, wrong = b"", []
+
+def expect(*texts):
+    "All of them, in any order: what a key does may be seen before the key."
+    global got
+    while not wrong and not all(text in got for text in texts):
+        if not select.select([terminal], [], [], 400)[0]:
+            wrong.append("%r in place of %r" % (got, texts))
+        else:
+            got += os.read(terminal, 4096)
+    got = got[max(got.find(text) + len(text) for text in texts):]
+
+def type_in(text, *texts):
+    if not wrong:
+        os.write(terminal, text)
+        expect(*texts)
+
+def ask_job(n):
+    type_in(b"%d\n" % n, b"the answer to %d\r\n" % n)
+
+def stop_job():
+    type_in(b"\x1a", b"^Z", b"Stopped", b"> ")
+
+command = b"%s %s/job" % (sys.executable.encode(), directory.encode())
+n = 0
+expect(b"> ")
+type_in(command + b"\n", command + b"\r\n")
+ask_job(n)
+stop_job()
+while not wrong and not is_over(n):
+    if n % 4 == 2:
+        # What it is to get is typed when the shell has said that it goes on.
+        type_in(b"fg\n", b"fg\r\n" + command + b"\r\n")
+        ask_job(n)
+        type_in(b"\x03", b"^C", b"interrupted")
+        ask_job(n)
+        stop_job()
+    type_in(b"echo number $((%d + 1)) of $$\n" % n, b"\nnumber %d of %d\r\n> " % (n + 1, shell))
+    n += 1
+type_in(b"fg\n", b"fg\r\n" + command + b"\r\n")
+ask_job(n)
+type_in(b"\x04", b"> ")
+if not wrong:
+    os.write(terminal, b"exit 7\n")
+    status = os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1])
+    if status != 7:
+        wrong.append("the shell ended with %d" % status)
+end(wrong[0] if wrong else "ok")
+"""
+
 # Numbers of a pipeline come in order, and all of them.
 PIPELINE = r"""
 dir=$1
@@ -292,75 +415,6 @@ seq 1 100000000 | cat | cat | {
 """
 
 
-class Program:
-    """One that runs until it is told to stop, or finds that it is a replica."""
-
-    def __init__(self, command):
-        self.directory = tempfile.mkdtemp(prefix="fullfork.")
-        self.process = subprocess.Popen(
-            command + [self.directory], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, start_new_session=True)
-        wait_for(lambda: os.path.exists(self.path("ready")) or
-                 self.process.poll() is not None, "the program is ready")
-        self.expect_alive()
-
-    def path(self, name):
-        return os.path.join(self.directory, name)
-
-    def result(self, pid):
-        return read(self.path("result.%d" % pid)).strip()
-
-    def expect_alive(self):
-        check(self.process.poll() is None, "it has ended: " +
-              self.result(self.process.pid))
-
-    def copy_and_wait(self):
-        pid, _ = copy(self.process.pid, FLAGS)
-        self.wait_for_replica(pid)
-
-    def wait_for_replica(self, pid):
-        status = []
-
-        def has_ended():
-            found, value = os.waitpid(pid, os.WNOHANG)
-            if found:
-                status.append(value)
-            return found
-
-        wait_for(has_ended, "the replica has ended")
-        check(self.result(pid) == "ok" and status == [0],
-              "the replica ended with status 0x%x: %s" % (
-                  status[0], self.result(pid) or "no result"))
-
-    def touch(self, name):
-        with open(self.path(name), "w", encoding="utf-8"):
-            pass
-
-    def stop(self):
-        self.expect_alive()
-        self.touch("stop")
-        self.expect_end()
-
-    def expect_end(self):
-        self.process.wait(DEADLINE)
-        check(self.result(self.process.pid) == "ok" and not self.process.returncode,
-              "the original ended with %d: %s" % (
-                  self.process.returncode, self.result(self.process.pid) or "no result"))
-
-    def run(self):
-        try:
-            for _ in range(ROUNDS):
-                self.copy_and_wait()
-                self.expect_alive()
-            self.stop()
-        finally:
-            self.clean_up()
-
-    def clean_up(self):
-        end_everything()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
 @tests.add
 def isolate__queues_of_processes():
     Program([sys.executable, "-c", QUEUES]).run()
@@ -384,6 +438,16 @@ def isolate__go_runtime():
 @tests.add
 def isolate__server_and_client():
     Program([sys.executable, "-c", SERVER]).run()
+
+
+@tests.add
+def isolate__shell_in_a_terminal():
+    Program([sys.executable, "-c", TERMINAL]).run()
+
+
+@tests.add
+def isolate__database_in_the_midst_of_transactions():
+    Program([sys.executable, "-c", DATABASE_WITHOUT_NAMES]).run()
 
 
 def use_database():
