@@ -35,11 +35,11 @@
  * they get the file of the original, which is what they asked for, and the copy is
  * that of the instant at which it was made under the lock of the object.
  *
- * The mistake that is possible is to share an object because somebody had a look at
- * it, and not to copy one that somebody has had since before the call, and keeps.  Who
- * does may have it by one file where one looks first and by another where one looks
- * next: open it once more, or get a file out of a socket, and close what was there.
- * So it matters what is looked at in which order, for each object by itself:
+ * One mistake may be made: to share an object because somebody had a look at it.  The
+ * other one may not: to copy one that somebody has had since before the call, and keeps.
+ * Who does may have it by one file when one looks for that, and by another when one
+ * looks for the other: open it once more, or get a file out of a socket, and close what
+ * was there.  So it matters in which order one looks, for each object by itself:
  *
  * * (a) references of each of its files, after all was found (1).  Who keeps a file is
  *   seen;

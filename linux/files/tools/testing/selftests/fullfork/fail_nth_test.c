@@ -63,6 +63,15 @@ static void enter_group(int unused)
 /* A pipe that members alone have */
 #define OBJECT 200
 
+/* A socket that its owner gets signals of, though nothing happens there */
+#define ASYNC_OBJECT 201
+
+static void make_async(int fd)
+{
+	side_assert_eq(0, fcntl(fd, F_SETOWN, getpid()));
+	side_assert_eq(0, fcntl(fd, F_SETFL, O_ASYNC));
+}
+
 /* So do they have one of each kind that CLONE_ISOLATE copies. */
 static void enter_group_with_objects(int unused)
 {
@@ -102,6 +111,11 @@ static void enter_group_with_objects(int unused)
 	slave = open(ptsname(master), O_RDWR | O_NOCTTY);
 	side_assert(slave >= 0);
 	side_assert_eq(6, write(slave, "output", 6));
+
+	side_assert_eq(ASYNC_OBJECT, dup2(sockets[1], ASYNC_OBJECT));
+	make_async(ASYNC_OBJECT);
+	make_async(ends[0]);
+	make_async(slave);
 
 	shared_memory = mmap(NULL, 8 * 4096, PROT_READ | PROT_WRITE,
 			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -348,10 +362,18 @@ static void expect_failure(struct __test_metadata *_metadata, long ret)
 static void expect_isolated(struct __test_metadata *_metadata)
 {
 	char path[64], text[1024] = {};
+	unsigned long flags = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", replica_of(pid_of(0)), OBJECT);
 	EXPECT_LT(0, read_file(path, text, sizeof(text)));
 	EXPECT_NE(NULL, strstr(text, "fullfork:\tcopied"))
+	{
+		TH_LOG("%s", text);
+	}
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", replica_of(pid_of(0)), ASYNC_OBJECT);
+	EXPECT_LT(0, read_file(path, text, sizeof(text)));
+	EXPECT_EQ(1, sscanf(text, "pos: %*u flags: %lo", &flags));
+	EXPECT_TRUE(flags & O_ASYNC)
 	{
 		TH_LOG("%s", text);
 	}

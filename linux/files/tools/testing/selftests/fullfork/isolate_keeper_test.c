@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #define RECORD_SIZE	64
 #define FIRST_DELAY	100		/* us, to when the outsider acts */
@@ -23,12 +24,17 @@ static bool is_slow(void)
 /*
  * An outsider has had an object since before the call, and keeps it, but changes
  * meanwhile by what.  A socket with a long queue is searched after all others, so
- * that this is most of the time before what was found is compared.
+ * that this is most of the time before what was found is compared; or what holds an
+ * object is compared long after it, after epolls with many items.
  */
 
 #define MESSAGES	60000
 #define MESSAGES_LOCKDEP 6000
 #define LAST_FD		200
+#define EPOLLS		4
+#define ITEMS		20000
+#define ITEMS_LOCKDEP	2000
+#define LOW_FDS		100
 
 FIXTURE(keeper)
 {
@@ -37,6 +43,8 @@ FIXTURE(keeper)
 };
 
 /*
+ * @has_epolls: between the eventfd and the sockets
+ * @step: by how many percent the time grows
  * @from: the descriptor that the outsider has before
  * @kept: what is then shared
  * @get: with the first one, for what is kept; ends before the first one is closed
@@ -44,6 +52,8 @@ FIXTURE(keeper)
  */
 FIXTURE_VARIANT(keeper)
 {
+	bool has_epolls;
+	unsigned int step;
 	unsigned int from;
 	unsigned int kept;
 	int (*get)(int fd);
@@ -75,6 +85,7 @@ static void send_back(int kept)
 
 FIXTURE_VARIANT_ADD(keeper, who_receives)
 {
+	.step = 100,
 	.from = 0,
 	.kept = 2,
 	.get = get_by_receiving,
@@ -83,6 +94,8 @@ FIXTURE_VARIANT_ADD(keeper, who_receives)
 
 FIXTURE_VARIANT_ADD(keeper, who_peeks)
 {
+	.has_epolls = true,
+	.step = 25,
 	.from = 0,
 	.kept = 2,
 	.get = get_by_peeking,
@@ -90,20 +103,28 @@ FIXTURE_VARIANT_ADD(keeper, who_peeks)
 
 FIXTURE_VARIANT_ADD(keeper, who_opens_once_more)
 {
+	.step = 100,
 	.from = 3,
 	.kept = 3,
 	.get = get_by_opening,
 };
 
-static int long_queue[2];
+static int long_queue[2], first_fd;
 
 static void make_for_keeper(void)
 {
+	int fd;
+
+	syscall(__NR_close_range, LOW_FDS, ~0U, 0);
+	fd = eventfd(1, 0);
+	race->fd[2] = first_fd;
+	replica_assert_eq(first_fd, dup2(fd, first_fd));
+	close(fd);
 	replica_assert_eq(0, socketpair(AF_UNIX, SOCK_SEQPACKET, 0, race->fd));
-	race->fd[2] = eventfd(1, 0);
-	replica_assert(race->fd[2] >= 0);
 	replica_assert(send_fd(race->fd[1], race->fd[2]));
 	replica_assert_eq(0, pipe(race->fd + 3));
+	if (!long_queue[0])
+		return;
 	replica_assert_eq(LAST_FD, dup2(long_queue[0], LAST_FD));
 	close(long_queue[0]);
 	close(long_queue[1]);
@@ -122,10 +143,35 @@ static void make_long_queue(struct __test_metadata *_metadata)
 		ASSERT_EQ(1, send(long_queue[1], "m", 1, MSG_DONTWAIT));
 }
 
+/* They are those of the test, too; and what they look at is only there. */
+static void make_epolls(struct __test_metadata *_metadata)
+{
+	int i, j, nr = is_slow() ? ITEMS_LOCKDEP : ITEMS, epolls[EPOLLS], fd;
+	struct epoll_event event = { .events = EPOLLIN };
+	struct rlimit limit = { nr + 1000, nr + 1000 };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	for (i = 0; i < EPOLLS; i++) {
+		epolls[i] = epoll_create1(0);
+		ASSERT_LE(0, epolls[i]);
+	}
+	for (j = 0; j < nr; j++) {
+		fd = j ? fcntl(fd, F_DUPFD, LOW_FDS) : eventfd(0, 0);
+		ASSERT_LE(0, fd);
+		for (i = 0; i < EPOLLS; i++)
+			ASSERT_EQ(0, epoll_ctl(epolls[i], EPOLL_CTL_ADD, fd, &event));
+	}
+}
+
 FIXTURE_SETUP(keeper)
 {
 	setup_threads(_metadata);
-	make_long_queue(_metadata);
+	first_fd = open("/dev/null", O_RDONLY);
+	ASSERT_LE(0, first_fd);
+	if (variant->has_epolls)
+		make_epolls(_metadata);
+	else
+		make_long_queue(_metadata);
 	start_program(_metadata, &of_keeper, &self->pid);
 }
 
@@ -207,7 +253,8 @@ TEST_F_LONG(keeper, is_noticed)
 	ASSERT_LE(0, self->outsider);
 	if (!self->outsider)
 		run_keeper(variant);
-	for (delay_us = FIRST_DELAY; delay_us < LAST_DELAY; delay_us *= 2) {
+	for (delay_us = FIRST_DELAY; delay_us < LAST_DELAY;
+	     delay_us += delay_us * variant->step / 100) {
 		race->delay_us = delay_us;
 		add(&race->step, 1);
 		take_step(_metadata);
