@@ -27,7 +27,7 @@ GRACE_DEBUG = 300
 TRIAL = 25
 MEMORY = {"debug": "4G"}
 # Every iteration of a string instruction would count as an instruction.
-COUNTING_CPU = "max,-erms,-fsrm,-fzrm"
+COUNTING_CPU = "max,-erms,-fsrm,-fsrs,-fzrm,-fsrc"
 # Of the guest's time, which leaps while the machine waits for the host.
 NEVER = 10 ** 8
 

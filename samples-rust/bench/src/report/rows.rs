@@ -38,9 +38,11 @@ const KNOWN: &[(&str, &str, f64)] = &[
     (STILL, "64 threads", 1.66),
     (STILL, "64 threads, 10 MB", 1.89),
     (TREES, "10 processes", 1.24),
-    (TREES, "100 processes", 1.41),
+    (TREES, "100 processes", 1.38),
     (TREES, "1000 processes", 1.49),
     (SPAWNS, "1 thread", 1.405),
+    // One exec differs by as much from another.
+    (SFORK_SIZE, "1 thread, 1000 MB", 1.03),
 ];
 
 const THREADS: &str = "full fork / floor";
@@ -48,6 +50,7 @@ const STILL: &str = "stand still / floor";
 const TREES: &str = "tree / its plain forks";
 const ISOLATE: &str = "CLONE_ISOLATE / without it";
 const FINDING: &str = "finding what is internal / dup_fd()";
+const SFORK_SIZE: &str = "sfork, exec, wait / with 0 MB";
 const SPAWNS: &str = "spawn of a snapshot / plain fork";
 
 impl Row {
@@ -317,7 +320,7 @@ fn sforks(run: &Measurements, rows: &mut Vec<Row>) {
     for size in run.sizes(Figure::SforkExec).filter(|size| size.mb > 0) {
         let most = Goal::AtMost(SIZE_ADDS);
         row(
-            "sfork, exec, wait / with 0 MB",
+            SFORK_SIZE,
             size,
             most,
             Figure::SforkExec,
