@@ -368,9 +368,9 @@ static int pty_fullfork_link(struct file *file, struct file *copy,
 	return 0;
 }
 
-static struct fasync_struct **pty_fullfork_fasync(struct file *file)
+static struct fasync_struct **pty_fullfork_fasync(struct file *file, bool second)
 {
-	return &tty_of(file)->fasync;
+	return second ? NULL : &tty_of(file)->fasync;
 }
 
 /* All files are there: it may be for one only, and others may open it. */

@@ -80,7 +80,8 @@ enum fullfork_reason {
  *	place of what they are copies of, see fullfork_copied_file(),
  *	fullfork_linked_file(), fullfork_replica_with() and
  *	fullfork_replica_pid(); optional
- * @fasync: the list in which @file is if it has O_ASYNC and can send signals; optional
+ * @fasync: the list in which @file is if it has O_ASYNC and can send signals, or the
+ *	@second one, if there are two, else NULL; optional
  * @start: let the copy do what it does by itself; optional, and cannot fail
  * @mapped: @vma, which fork() made of a mapping of @file, is one of the copy from now
  *	on; the memory of the replica is locked for writing; optional
@@ -108,7 +109,7 @@ struct fullfork_file_ops {
 	struct file	*(*remake)(struct file *file, struct fullfork_isolation *isolation);
 	int		(*link)(struct file *file, struct file *copy,
 				struct fullfork_isolation *isolation);
-	struct fasync_struct **(*fasync)(struct file *file);
+	struct fasync_struct **(*fasync)(struct file *file, bool second);
 	void		(*start)(struct file *file, struct file *copy);
 	void		(*mapped)(struct vm_area_struct *vma, struct file *file);
 	void		(*drop)(struct file *copy);
@@ -154,6 +155,7 @@ struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct f
 struct task_struct *fullfork_replica_with(struct fullfork_isolation *isolation, struct file *file);
 struct pid *fullfork_replica_pid(struct fullfork_isolation *isolation, struct pid *pid,
 				 enum pid_type type);
+int fullfork_try_again(unsigned long begin);
 int fullfork_lock(struct mutex *lock);
 struct file *fullfork_reopen(struct file *file, struct dentry *dentry);
 void fullfork_finish_fputs(struct task_struct *task);

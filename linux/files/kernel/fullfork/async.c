@@ -16,7 +16,9 @@
  * 1. A file whose owner is somebody else is held by him: he waits for what can be read
  *    there, so it is shared.  Whom it names is the thread or the process, or the
  *    process group, which is copied if its leader is.  If nobody is left there to be
- *    named, nobody is told by the copy either.
+ *    named, nobody is told by the copy either.  It is shared, too, if a security module
+ *    keeps away the signals of who has named the owner, as it is not known of whom the
+ *    copy's would be.
  * 2. When there are all replicas and all copies are linked, the copy gets O_ASYNC, with
  *    the number that the original tells (si_fd), which need not be a descriptor of it
  *    any more.  Then it gets the replica as its owner.
@@ -32,6 +34,7 @@
  * for.  They are not copied, so that these files are shared.
  */
 
+#include <linux/filelock.h>
 #include <linux/fs.h>
 #include <linux/fullfork.h>
 #include <linux/fullfork_isolate.h>
@@ -57,6 +60,34 @@ static bool get_owner(const struct file *file, struct fown_struct *owner)
 	return true;
 }
 
+/* Would security modules let the owner get the signals from who has named it? */
+static bool may_signal(struct fown_struct *from)
+{
+	struct task_struct *t;
+	bool may = true;
+
+	guard(read_lock_irq)(&from->lock);
+	guard(rcu)();
+	do_each_pid_task(from->pid, from->pid_type, t) {
+		may &= !security_file_send_sigiotask(t, from, from->signum);
+	} while_each_pid_task(from->pid, from->pid_type, t);
+	return may;
+}
+
+static bool has_lease(const struct file *file)
+{
+	struct file_lock_context *ctx = locks_inode_context(file_inode(file));
+	struct file_lease *lease;
+
+	if (!ctx)
+		return false;
+	guard(spinlock)(&ctx->flc_lock);
+	list_for_each_entry(lease, &ctx->flc_lease, c.flc_list)
+		if (lease->c.flc_file == file)
+			return true;
+	return false;
+}
+
 /* Is there anybody who gets the signals, or may lead a group that does? */
 static bool is_there(const struct fown_struct *owner)
 {
@@ -76,14 +107,14 @@ bool fullfork_owned_outside(struct fullfork *op, const struct file *file)
 	struct fown_struct owner;
 	bool outside;
 
-	/* Not by itself: there is a lease. */
-	if ((READ_ONCE(file->f_flags) & FASYNC) && !file->f_op->fasync)
+	if (has_lease(file))
 		return true;
 	if (!get_owner(file, &owner))
 		return false;
 	/* A directory is one of F_NOTIFY. */
 	outside = S_ISDIR(file_inode(file)->i_mode) ||
-		  (is_there(&owner) && !fullfork_find_meant(op, owner.pid, owner.pid_type));
+		  (is_there(&owner) && !fullfork_find_meant(op, owner.pid, owner.pid_type)) ||
+		  !may_signal(file_f_owner(file));
 	put_pid(owner.pid);
 	return outside;
 }
@@ -104,8 +135,10 @@ static bool find_fd(struct fasync_struct **list, const struct file *file, int *f
 	return false;
 }
 
-static int copy_async(const struct file *file, struct file *copy, struct fasync_struct **list)
+/* Not by its f_op->fasync(): that waits for locks, and others may have the copy by now. */
+static int copy_async(struct file *file, struct file *copy, const struct fullfork_file_ops *ops)
 {
+	struct fasync_struct **list = ops->fasync ? ops->fasync(file, false) : NULL;
 	int fd;
 
 	if (!list || !find_fd(list, file, &fd)) {
@@ -114,19 +147,20 @@ static int copy_async(const struct file *file, struct file *copy, struct fasync_
 		copy->f_flags |= FASYNC;
 		return 0;
 	}
-	/* Not all say that there was no memory, or that it was memory. */
-	copy->f_op->fasync(fd, copy, 1);
-	return copy->f_flags & FASYNC ? 0 : -ENOMEM;
+	if (fasync_helper(fd, copy, 1, ops->fasync(copy, false)) < 0)
+		return -ENOMEM;
+	list = ops->fasync(copy, true);
+	return list && fasync_helper(fd, copy, 1, list) < 0 ? -ENOMEM : 0;
 }
 
 /* Nobody, if it is somebody else by now: he was not there when it was compared. */
-static struct pid *replica_owner(struct fullfork_isolation *isolation,
+static struct pid *replica_owner(struct fullfork_isolation *isolation, const struct file *file,
 				 const struct fown_struct *owner)
 {
 	struct pid *pid = fullfork_replica_pid(isolation, owner->pid, owner->pid_type);
 
 	if (pid)
-		return pid;
+		return may_signal(file_f_owner(file)) ? pid : NULL;
 	return is_there(owner) ? NULL : owner->pid;
 }
 
@@ -151,26 +185,25 @@ static void set_owner(struct file *copy, const struct fown_struct *owner, struct
  * @isolation: what was copied, with all replicas prepared and all copies linked
  * @file: a file that was copied
  * @copy: its copy, without O_ASYNC
- * @list: where @file is if it has O_ASYNC, or NULL
+ * @ops: how they are copied
  *
  * With the credentials of a member that has @file.
  *
  * Return: 0 or -ENOMEM.
  */
-int fullfork_copy_owner(struct fullfork_isolation *isolation, const struct file *file,
-			struct file *copy, struct fasync_struct **list)
+int fullfork_copy_owner(struct fullfork_isolation *isolation, struct file *file,
+			struct file *copy, const struct fullfork_file_ops *ops)
 {
 	struct fown_struct owner;
 	int err = 0;
 
-	/* First, as a terminal chooses an owner. */
 	if (READ_ONCE(file->f_flags) & FASYNC)
-		err = copy_async(file, copy, list);
+		err = copy_async(file, copy, ops);
 	if (err || !get_owner(file, &owner))
 		return err;
 	err = file_f_owner_allocate(copy);
 	if (!err)
-		set_owner(copy, &owner, replica_owner(isolation, &owner));
+		set_owner(copy, &owner, replica_owner(isolation, file, &owner));
 	put_pid(owner.pid);
 	return err;
 }

@@ -359,8 +359,8 @@ struct fullfork_member *fullfork_find_member(struct fullfork *op,
 
 /* async.c */
 bool fullfork_owned_outside(struct fullfork *op, const struct file *file);
-int fullfork_copy_owner(struct fullfork_isolation *isolation, const struct file *file,
-			struct file *copy, struct fasync_struct **list);
+int fullfork_copy_owner(struct fullfork_isolation *isolation, struct file *file,
+			struct file *copy, const struct fullfork_file_ops *ops);
 
 /* isolate.c */
 struct fullfork_member *fullfork_find_meant(struct fullfork *op, struct pid *pid,

@@ -443,6 +443,22 @@ bool fullfork_is_memory(struct page *page)
 }
 
 /**
+ * fullfork_try_again() - sleep a little before a lock is tried once more
+ * @begin: when it was tried first, in jiffies
+ *
+ * Return: 0, -EINTR, or -EAGAIN if it was not to be had for a second.
+ */
+int fullfork_try_again(unsigned long begin)
+{
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	if (time_after(jiffies, begin + HZ))
+		return -EAGAIN;
+	schedule_timeout_killable(1);
+	return 0;
+}
+
+/**
  * fullfork_lock() - take the lock of an object that is copied
  * @lock: one that is held only while something is done
  *
@@ -453,16 +469,12 @@ bool fullfork_is_memory(struct page *page)
  */
 int fullfork_lock(struct mutex *lock)
 {
-	unsigned long end = jiffies + HZ;
+	unsigned long begin = jiffies;
+	int err = 0;
 
-	while (!mutex_trylock(lock)) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		if (time_after(jiffies, end))
-			return -EAGAIN;
-		schedule_timeout_killable(1);
-	}
-	return 0;
+	while (!err && !mutex_trylock(lock))
+		err = fullfork_try_again(begin);
+	return err;
 }
 
 /**
@@ -1242,9 +1254,11 @@ static int copy_owners(struct fullfork_isolation *isolation)
 		if (!f->copy || (!READ_ONCE(f->file->f_owner) &&
 				 !(READ_ONCE(f->file->f_flags) & FASYNC)))
 			continue;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
 		fullfork_enter_scope(&scope, f->owner);
-		err = fullfork_copy_owner(isolation, f->file, f->copy,
-					  f->ops->fasync ? f->ops->fasync(f->file) : NULL);
+		err = fullfork_copy_owner(isolation, f->file, f->copy, f->ops);
 		fullfork_leave_scope(&scope);
 		if (err)
 			return err;
@@ -1262,6 +1276,9 @@ static int copy_locks(struct fullfork_isolation *isolation)
 	list_for_each_entry(f, &isolation->files, list) {
 		if (!locks_inode_context(file_inode(f->file)))
 			continue;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
 		fullfork_enter_scope(&scope, f->owner);
 		err = fullfork_copy_locks(isolation->op, f->file, f->copy, f->owner->replica);
 		fullfork_leave_scope(&scope);

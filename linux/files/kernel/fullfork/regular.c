@@ -114,8 +114,8 @@ const struct fullfork_file_ops fullfork_regular_ops = {
 };
 
 /*
- * Memory that cannot be copied, and has no name by which others can open it.  As long
- * as somebody has it, it is there by one dentry.
+ * Memory that cannot be copied, and has no name by which others can open it.  If it had
+ * several, it is there by several dentries, each of which holds the inode.
  */
 static const void *unnamed_object(struct file *file, unsigned int *nr_files)
 {
@@ -124,7 +124,7 @@ static const void *unnamed_object(struct file *file, unsigned int *nr_files)
 	/* One that never had a name is a root by itself. */
 	if (!IS_ROOT(dentry) && fullfork_may_have_name(d_inode(dentry)))
 		return NULL;
-	*nr_files = d_count(dentry);
+	*nr_files = d_count(dentry) + icount_read_once(d_inode(dentry)) - 1;
 	return d_inode(dentry);
 }
 
@@ -167,9 +167,12 @@ struct locked_file {
 	struct task_struct	*replica;
 };
 
-static bool is_of_other_inode(const struct locked_file *f)
+/* Only members could lock it; anybody can what is made anew, a pidfd of a replica say. */
+static bool is_of_copied_inode(const struct locked_file *f)
 {
-	return f->copy && file_inode(f->copy) != file_inode(f->file);
+	const struct fullfork_file_ops *ops = fullfork_file_ops(f->file);
+
+	return f->copy && file_inode(f->copy) != file_inode(f->file) && !(ops && ops->remake);
 }
 
 /* In @to, what replicas are to have for @fl, if anything. */
@@ -181,7 +184,7 @@ static bool copy_lock(const struct locked_file *f, const struct file_lock *fl,
 	fl_owner_t owner = f->copy;
 
 	if (fl->c.flc_file != f->file || fl->fl_lmops ||
-	    (fl->c.flc_type != F_RDLCK && !is_of_other_inode(f)))
+	    (fl->c.flc_type != F_RDLCK && !is_of_copied_inode(f)))
 		return false;
 	if (!is_of_description(fl)) {
 		m = find_owner(f->op, fl->c.flc_owner);
@@ -216,6 +219,16 @@ static unsigned int copy_list(const struct locked_file *f, struct list_head *lis
 	return nr;
 }
 
+static unsigned int count_locks(const struct locked_file *f, struct list_head *list)
+{
+	struct file_lock *fl;
+	unsigned int nr = 0;
+
+	list_for_each_entry(fl, list, c.flc_list)
+		nr += fl->c.flc_file == f->file;
+	return nr;
+}
+
 /* Members take no more of them meanwhile. */
 static struct file_lock *get_locks(const struct locked_file *f, struct file_lock_context *ctx,
 				   unsigned int *nr)
@@ -224,7 +237,7 @@ static struct file_lock *get_locks(const struct locked_file *f, struct file_lock
 	unsigned int max;
 
 	scoped_guard(spinlock, &ctx->flc_lock)
-		max = list_count_nodes(&ctx->flc_flock) + list_count_nodes(&ctx->flc_posix);
+		max = count_locks(f, &ctx->flc_flock) + count_locks(f, &ctx->flc_posix);
 	locks = kvmalloc_objs(*locks, max, GFP_KERNEL_ACCOUNT);
 	if (!locks)
 		return NULL;
@@ -241,7 +254,7 @@ static struct file_lock *get_locks(const struct locked_file *f, struct file_lock
  * @copy: what replicas have in its place, or NULL
  * @replica: of a member that has @file
  *
- * Return: 0, -ENOMEM, or -EAGAIN if somebody has found the copy, and locked it.
+ * Return: 0, -ENOMEM, -EINTR, or -EAGAIN if somebody has found the copy, and locked it.
  */
 int fullfork_copy_locks(struct fullfork *op, struct file *file, struct file *copy,
 			struct task_struct *replica)
@@ -258,8 +271,11 @@ int fullfork_copy_locks(struct fullfork *op, struct file *file, struct file *cop
 	locks = get_locks(&f, ctx, &nr);
 	if (!locks)
 		return -ENOMEM;
-	for (i = 0; i < nr; i++)
-		err = err ?: locks_lock_inode_wait(file_inode(copy ?: file), &locks[i]);
+	for (i = 0; i < nr && !err; i++) {
+		err = fatal_signal_pending(current) ? -EINTR :
+		      locks_lock_inode_wait(file_inode(copy ?: file), &locks[i]);
+		cond_resched();
+	}
 	kvfree(locks);
-	return err;
+	return err == -ENOLCK ? -ENOMEM : err;
 }

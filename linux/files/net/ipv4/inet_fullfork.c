@@ -30,10 +30,10 @@ static bool has_ipv6(const struct sock *sk)
 #endif
 }
 
-/* Are its addresses those of @sk the other way round? */
-static bool is_mirror(const struct sock *sk, const struct sock *other)
+/* Is it in @net, with the addresses of @sk the other way round? */
+static bool is_mirror(const struct net *net, const struct sock *sk, const struct sock *other)
 {
-	if (!net_eq(sock_net(sk), sock_net(other)) || has_ipv6(sk) != has_ipv6(other) ||
+	if (!net_eq(net, sock_net(other)) || has_ipv6(sk) != has_ipv6(other) ||
 	    other->sk_num != ntohs(sk->sk_dport) || other->sk_dport != htons(sk->sk_num))
 		return false;
 #if IS_ENABLED(CONFIG_IPV6)
@@ -59,14 +59,14 @@ static const void *both_ends(const struct file *file, const struct sock *sk,
 }
 
 /* The hash of a socket whose addresses are those of @sk the other way round. */
-static u32 tcp_mirror_hash(const struct sock *sk)
+static u32 tcp_mirror_hash(const struct net *net, const struct sock *sk)
 {
 #if IS_ENABLED(CONFIG_IPV6)
 	if (has_ipv6(sk))
-		return inet6_ehashfn(sock_net(sk), &sk->sk_v6_daddr, ntohs(sk->sk_dport),
+		return inet6_ehashfn(net, &sk->sk_v6_daddr, ntohs(sk->sk_dport),
 				     &sk->sk_v6_rcv_saddr, htons(sk->sk_num));
 #endif
-	return inet_ehashfn(sock_net(sk), sk->sk_daddr, ntohs(sk->sk_dport),
+	return inet_ehashfn(net, sk->sk_daddr, ntohs(sk->sk_dport),
 			    sk->sk_rcv_saddr, htons(sk->sk_num));
 }
 
@@ -89,18 +89,19 @@ static bool tcp_expect_each_other(const struct sock *sk, const struct sock *othe
  * The other end of the connection, not held; NULL if it is not in this network
  * namespace, or is no whole socket yet or any more.  The addresses may be those of
  * several, bound to different devices, or of none that it is connected with, if they
- * were translated: the sequence numbers tell, of a socket that has some.
+ * were translated: the sequence numbers tell, of a socket that has some.  @sk may be
+ * one that is about to be another, but for RCU: of that nothing is right but @net.
  */
-static const struct sock *tcp_other_end(const struct sock *sk)
+static const struct sock *tcp_other_end(const struct net *net, const struct sock *sk)
 {
-	struct inet_hashinfo *hashinfo = sock_net(sk)->ipv4.tcp_death_row.hashinfo;
-	u32 hash = tcp_mirror_hash(sk);
+	struct inet_hashinfo *hashinfo = net->ipv4.tcp_death_row.hashinfo;
+	u32 hash = tcp_mirror_hash(net, sk);
 	const struct hlist_nulls_node *node;
 	const struct sock *other;
 
 	guard(spinlock_bh)(inet_ehash_lockp(hashinfo, hash));
 	sk_nulls_for_each(other, node, &inet_ehash_bucket(hashinfo, hash)->chain)
-		if (other->sk_hash == hash && sk_fullsock(other) && is_mirror(sk, other) &&
+		if (other->sk_hash == hash && sk_fullsock(other) && is_mirror(net, sk, other) &&
 		    (!sk_is_tcp(sk) || tcp_expect_each_other(sk, other)))
 			return other;
 	return NULL;
@@ -115,10 +116,10 @@ static const void *tcp_fullfork_object(struct file *file, unsigned int *nr_files
 	if (!sk_is_tcp(sk) && sk->sk_protocol != IPPROTO_MPTCP)
 		return NULL;
 	guard(rcu)();
-	other = tcp_other_end(sk);
+	other = tcp_other_end(sock_net(sk), sk);
 	/* A socket of MPTCP has the addresses of its first subflow, which stands for it. */
 	if (other && !sk_is_tcp(sk))
-		sk = tcp_other_end(other);
+		sk = tcp_other_end(sock_net(sk), other);
 	return sk ? both_ends(file, sk, other, nr_files) : NULL;
 }
 
@@ -138,7 +139,8 @@ static const struct sock *udp_mirror(const struct sock *sk)
 
 	udp_portaddr_for_each_entry_rcu(other,
 					&udp_hashslot2(table, udp_mirror_hash(sk))->head)
-		if (READ_ONCE(other->sk_state) == TCP_ESTABLISHED && is_mirror(sk, other))
+		if (READ_ONCE(other->sk_state) == TCP_ESTABLISHED &&
+		    is_mirror(sock_net(sk), sk, other))
 			return other;
 	return NULL;
 }

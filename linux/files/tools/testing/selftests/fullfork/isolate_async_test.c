@@ -6,8 +6,10 @@
 #define _GNU_SOURCE
 #include "fullfork_isolate.h"
 
+#include <linux/landlock.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <termios.h>
 
@@ -575,6 +577,37 @@ TEST_F(async, is_shared_if_a_thread_of_somebody_else_owns_it)
 	ASSERT_EQ(0, fcntl(self->fd, F_SETOWN_EX, &owner));
 	isolate_and_pass(_metadata, 0, see_shared, self);
 	expect_copied(_metadata, self);
+}
+
+/* Names the owner as one who may not send signals to it. */
+static int name_owner_confined(int fd, pid_t owner)
+{
+	struct landlock_ruleset_attr attr = { .scoped = LANDLOCK_SCOPE_SIGNAL };
+	int rules = syscall(__NR_landlock_create_ruleset, &attr, sizeof(attr), 0);
+
+	return rules < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	       syscall(__NR_landlock_restrict_self, rules, 0) || fcntl(fd, F_SETOWN, owner);
+}
+
+/* The replica would get the signals that the original must not get. */
+TEST_F(async, is_shared_if_who_named_the_owner_may_not_signal_it)
+{
+	pid_t pid, owner = getpid();
+	int status;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(name_owner_confined(self->fd, owner));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	ASSERT_EQ(owner, fcntl(self->fd, F_GETOWN));
+	ASSERT_EQ(0, set_flag(self->fd, O_ASYNC));
+	isolate_and_pass(_metadata, 0, see_shared, self);
+	EXPECT_TRUE(is_not_told(self));
+
+	ASSERT_EQ(0, fcntl(self->fd, F_SETOWN, owner));
+	isolate_and_pass(_metadata, 0, see_own, self);
 }
 
 static int see_no_signal(void *arg)
