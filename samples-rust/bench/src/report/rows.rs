@@ -319,13 +319,7 @@ fn sforks(run: &Measurements, rows: &mut Vec<Row>) {
     );
     for size in run.sizes(Figure::SforkExec).filter(|size| size.mb > 0) {
         let most = Goal::AtMost(SIZE_ADDS);
-        row(
-            SFORK_SIZE,
-            size,
-            most,
-            Figure::SforkExec,
-            (Figure::SforkExec, nothing),
-        );
+        row(SFORK_SIZE, size, most, Figure::SforkExec, (Figure::SforkExec, nothing));
         row(
             "fork, exec, wait / sfork's",
             size,
