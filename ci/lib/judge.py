@@ -27,6 +27,9 @@ TROUBLE = [re.compile(p) for p in (
 OOM = re.compile(r"\binvoked oom-killer: ")
 OOM_OF_A_CGROUP = re.compile(r"\boom-kill:constraint=CONSTRAINT_MEMCG,")
 OOM_LINES = 400
+# Whoever asks for memory by vmalloc() and gets none is shown, too. That test sees to it.
+FAULT = re.compile(r"\bfail_nth_test: (vmalloc error|page allocation failure): ")
+FAULT_LINES = 10
 # Examples of upstream's documentation of Rust have a timer on a stack, which
 # DEBUG_OBJECTS knows only of C.
 ON_STACK = re.compile(r"\bODEBUG: object \S+ is on stack \S+, but NOT annotated")
@@ -103,6 +106,8 @@ def judge_console(text):
             continue
         if OOM.search(line):
             stack_until = oom_of_a_cgroup(lines, number)
+        if FAULT.search(line):
+            stack_until = max(stack_until, number + FAULT_LINES)
         if number < stack_until and "Call Trace" in line:
             continue
         if HANG.search(line):

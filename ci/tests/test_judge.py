@@ -21,6 +21,11 @@ def log(name):
 
 
 EXPECTED = log("expected.txt").splitlines()
+FAULT = """\
+[  127.4] fail_nth_test: vmalloc error: size 9112, align 0x1, allocation failed
+[  127.4] CPU: 0 UID: 0 PID: 99 Comm: fail_nth_test Not tainted
+[  127.4] Call Trace:
+"""
 PROGRAMS = ["fullfork:basic_test", "fullfork:blocked_test"]
 
 
@@ -181,6 +186,22 @@ class Console(unittest.TestCase):
 
     def test_empty_console_is_red(self):
         self.assertEqual(len(judge.judge_console("")), 2)
+
+    @staticmethod
+    def console_with(lines):
+        return log("pass.console").replace("fullfork-vm: end", "x\n" + lines +
+                                           "fullfork-vm: end", 1)
+
+    def test_allocation_that_a_test_lets_fail_is_green(self):
+        self.assertEqual(judge.judge_console(self.console_with(FAULT)), [])
+
+    def test_allocation_that_fails_for_others_is_red(self):
+        text = self.console_with(FAULT.replace("fail_nth_test", "python3"))
+        self.assertIn("Call Trace", " ".join(judge.judge_console(text)))
+
+    def test_trouble_after_an_allocation_that_fails_is_red(self):
+        text = self.console_with(FAULT + 12 * "x\n" + "[ 9.9] Call Trace:\n")
+        self.assertIn("Call Trace", " ".join(judge.judge_console(text)))
 
     def test_oom_kill_inside_a_cgroup_is_green(self):
         self.assertEqual(judge.judge_console(log("oom-cgroup.console")), [])
