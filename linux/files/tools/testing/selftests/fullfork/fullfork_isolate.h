@@ -184,4 +184,21 @@ static inline void isolate_and_pass(struct __test_metadata *_metadata, __u64 fla
 	expect_pass(_metadata, isolate(_metadata, flags, fn, arg));
 }
 
+static inline int see_nothing(void *arg)
+{
+	return REPLICA_PASS;
+}
+
+/* A call with CLONE_ISOLATE and @flags fails, and leaves nothing. */
+static inline void expect_refused(struct __test_metadata *_metadata, __u64 flags)
+{
+	struct census before = take_census();
+	long pid = replica_main(full_fork(CLONE_ISOLATE | flags), see_nothing, NULL);
+
+	EXPECT_EQ(-EOPNOTSUPP, pid);
+	if (pid > 0)
+		expect_pass(_metadata, pid);
+	expect_census(before);
+}
+
 #endif /* _FULLFORK_ISOLATE_H */

@@ -696,11 +696,6 @@ TEST_F(async, keeps_the_lack_of_rights_of_who_has_set_the_owner)
 	EXPECT_TRUE(is_not_told(self));
 }
 
-static int never(void *unused)
-{
-	return REPLICA_PASS;
-}
-
 /* Late, when pending signals are copied. */
 TEST_F(async, tells_the_original_after_a_call_that_failed)
 {
@@ -718,7 +713,7 @@ TEST_F(async, tells_the_original_after_a_call_that_failed)
 	limit.rlim_cur = 8;
 	ASSERT_EQ(0, setrlimit(RLIMIT_SIGPENDING, &limit));
 	before = take_census();
-	EXPECT_EQ(-EAGAIN, replica_main(full_fork(CLONE_ISOLATE), never, NULL));
+	EXPECT_EQ(-EAGAIN, replica_main(full_fork(CLONE_ISOLATE), see_nothing, NULL));
 	expect_census(before);
 	ASSERT_EQ(0, setrlimit(RLIMIT_SIGPENDING, &old));
 	for (i = 0; i < 6; i++)

@@ -144,23 +144,6 @@ FIXTURE_TEARDOWN(memory)
 	remove_huge_pages(self->huge_pages);
 }
 
-static int see_nothing(void *arg)
-{
-	return REPLICA_PASS;
-}
-
-/* A call with CLONE_ISOLATE and @flags fails, and leaves nothing. */
-static void expect_refused(struct __test_metadata *_metadata, __u64 flags)
-{
-	struct census before = take_census();
-	long pid = replica_main(full_fork(CLONE_ISOLATE | flags), see_nothing, NULL);
-
-	EXPECT_EQ(-EOPNOTSUPP, pid);
-	if (pid > 0)
-		expect_pass(_metadata, pid);
-	expect_census(before);
-}
-
 static int change_shared(void *arg)
 {
 	struct memory *m = arg;

@@ -146,11 +146,6 @@ TEST_F(signals, stay_with_their_thread)
 	EXPECT_EQ(2, report->slot[0].recorded);
 }
 
-static int never(void *unused)
-{
-	return REPLICA_PASS;
-}
-
 TEST_F(signals, count_for_the_limit)
 {
 	struct rlimit limit, old;
@@ -166,10 +161,10 @@ TEST_F(signals, count_for_the_limit)
 	limit.rlim_cur = 8;
 	ASSERT_EQ(0, setrlimit(RLIMIT_SIGPENDING, &limit));
 	before = take_census();
-	EXPECT_EQ(-EAGAIN, replica_main(full_fork(CLONE_ISOLATE), never, NULL));
+	EXPECT_EQ(-EAGAIN, replica_main(full_fork(CLONE_ISOLATE), see_nothing, NULL));
 	expect_census(before);
 	ASSERT_EQ(0, setrlimit(RLIMIT_SIGPENDING, &old));
-	isolate_and_pass(_metadata, 0, never, NULL);
+	isolate_and_pass(_metadata, 0, see_nothing, NULL);
 	for (i = 0; i < 6; i++)
 		EXPECT_TRUE(takes_value(&self->set, SIGRTMIN, i));
 }

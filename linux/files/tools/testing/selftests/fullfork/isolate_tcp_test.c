@@ -146,23 +146,6 @@ static void accept_it(struct __test_metadata *_metadata, FIXTURE_DATA(tcp) *self
 	ASSERT_LE(0, self->server);
 }
 
-static int see_nothing(void *arg)
-{
-	return REPLICA_PASS;
-}
-
-/* A call with CLONE_ISOLATE and @flags fails, and leaves nothing. */
-static void expect_refused(struct __test_metadata *_metadata, __u64 flags)
-{
-	struct census before = take_census();
-	long pid = replica_main(full_fork(CLONE_ISOLATE | flags), see_nothing, NULL);
-
-	EXPECT_EQ(-EOPNOTSUPP, pid);
-	if (pid > 0)
-		expect_pass(_metadata, pid);
-	expect_census(before);
-}
-
 static void expect_works(struct __test_metadata *_metadata, FIXTURE_DATA(tcp) *self)
 {
 	EXPECT_TRUE(sends(self->client, "there"));
