@@ -50,8 +50,8 @@
  * copies; shmem_fullfork.pending_lock of the copy; the lock of the folio of the copy.  A
  * push or a pull holds pending_lock for reading, from before it looks at the bit until
  * the page is there and the bit is clear.  Who holds it for writing sees every page either
- * pending or present: truncation of a copy, which forgets what is pending, so that
- * nothing comes back after that; and who copies a copy.  He puts new links behind
+ * pending or present: stat(), which counts both; truncation of a copy, which forgets what
+ * is pending, so that nothing comes back after that; and who copies a copy.  He puts new links behind
  * older ones in the list of the source, and then copies their bits with the lock of the
  * copy held: a push to all copies gets to the older one first, waits there, and
  * finds the bits of the newer one.
@@ -61,9 +61,8 @@
  * pulled are charged to the one who does so; those that are pushed to the cgroup of the
  * member for which the copy was made.  A page that is poisoned is not copied: access
  * to it in the copy fails, and as long as there is the copy it cannot be removed from
- * the source.  When
- * there is nobody any more who has the source, its small pages are freed when they are
- * pulled for the last time.
+ * the source.  When there is nobody any more who has the source, its small pages are
+ * freed when they are pulled for the last time.
  *
  * Huge pages are not made in a copy as long as something is pending there.  A clean page
  * of zeroes may vanish from the source under memory pressure: where nothing is found,
@@ -71,6 +70,7 @@
  */
 
 #include <linux/bitmap.h>
+#include <linux/blk_types.h>
 #include <linux/dcache.h>
 #include <linux/file.h>
 #include <linux/fsnotify.h>
@@ -683,6 +683,20 @@ int shmem_fullfork_pinned(struct file *file, loff_t start, loff_t end)
 unsigned long __shmem_fullfork_pending(struct inode *inode)
 {
 	return atomic_long_read_acquire(&get_fullfork(inode)->nr_pending);
+}
+
+/**
+ * __shmem_fullfork_blocks() - how many blocks there are when nothing is pending
+ * @inode: maybe a copy
+ *
+ * Return: what i_blocks will be then, with no page counted twice, or not at all.
+ */
+blkcnt_t __shmem_fullfork_blocks(struct inode *inode)
+{
+	struct shmem_fullfork *ff = get_fullfork(inode);
+
+	guard(rwsem_write)(&ff->pending_lock);
+	return inode->i_blocks + __shmem_fullfork_pending(inode) * PAGE_SECTORS;
 }
 
 /**

@@ -23,6 +23,7 @@ int __shmem_fullfork_truncate(struct inode *inode, loff_t lstart, u64 lend);
 int shmem_fullfork_pinned(struct file *file, loff_t start, loff_t end);
 vm_fault_t shmem_fullfork_mkwrite(struct vm_fault *vmf);
 unsigned long __shmem_fullfork_pending(struct inode *inode);
+blkcnt_t __shmem_fullfork_blocks(struct inode *inode);
 bool __shmem_fullfork_is_source(struct inode *inode);
 void __shmem_fullfork_evict(struct inode *inode);
 
@@ -76,6 +77,12 @@ static inline int shmem_fullfork_truncate(struct inode *inode, loff_t lstart, u6
 static inline unsigned long shmem_fullfork_pending(struct inode *inode)
 {
 	return shmem_in_fullfork(inode) ? __shmem_fullfork_pending(inode) : 0;
+}
+
+/* How many blocks stat() tells of: those of pages that are pending, too */
+static inline blkcnt_t shmem_fullfork_blocks(struct inode *inode)
+{
+	return shmem_in_fullfork(inode) ? __shmem_fullfork_blocks(inode) : inode->i_blocks;
 }
 
 /* Is it to be mapped with shmem_fullfork_vm_ops? */
@@ -134,6 +141,11 @@ static inline int shmem_fullfork_pinned(struct file *file, loff_t start, loff_t 
 static inline unsigned long shmem_fullfork_pending(struct inode *inode)
 {
 	return 0;
+}
+
+static inline blkcnt_t shmem_fullfork_blocks(struct inode *inode)
+{
+	return inode->i_blocks;
 }
 
 static inline bool shmem_fullfork_is_source(struct inode *inode)

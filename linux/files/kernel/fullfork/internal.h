@@ -86,7 +86,8 @@ struct fullfork_object {
  *
  * @candidates: with CLONE_ISOLATE a bitmap of the descriptors in the table that it
  *	owns whose files may be copied, or have locks; NULL if there are none
- * @max_candidates: number of bits there
+ * @outer: those that were candidates, but that others have, too, see candidates.c
+ * @max_candidates: number of bits in each of both
  */
 struct fullfork_member {
 	struct list_head		node;
@@ -112,6 +113,7 @@ struct fullfork_member {
 	struct fullfork_object		objects[FULLFORK_NR_SHARED];
 
 	unsigned long			*candidates;
+	unsigned long			*outer;
 	unsigned int			max_candidates;
 };
 
@@ -232,6 +234,11 @@ struct fullfork_result {
  * @reaper: the reaper made for @pid_ns, not started yet, else NULL
  * @isolation: what CLONE_ISOLATE copies, else NULL
  * @ipc_namespaces: IPC namespaces of members, with CLONE_ISOLATE
+ * @tallies: hash table of files that may be outer ones, see candidates.c; or NULL
+ * @tally_bits: size of it
+ * @nr_tallies: number of files there
+ * @plain_fops: of one kind, which hold no others; or NULL
+ * @any_unmarked: some outer ones do not have FMODE_FULLFORK_SHARED yet
  * @objects: hash table of the objects that members share
  * @few_objects: that table if there are few members
  * @objects_bits: size of it
@@ -268,6 +275,11 @@ struct fullfork {
 	struct task_struct		*reaper;
 	struct fullfork_isolation	*isolation;
 	struct list_head		ipc_namespaces;
+	struct fullfork_tally		*tallies;
+	unsigned int			tally_bits;
+	unsigned int			nr_tallies;
+	const struct file_operations	*plain_fops;
+	bool				any_unmarked;
 	struct hlist_head		*objects;
 	struct hlist_head		few_objects[FULLFORK_FEW_OBJECTS];
 	unsigned int			objects_bits;
@@ -362,7 +374,19 @@ bool fullfork_owned_outside(struct fullfork *op, const struct file *file);
 int fullfork_copy_owner(struct fullfork_isolation *isolation, struct file *file,
 			struct file *copy, const struct fullfork_file_ops *ops);
 
+/* candidates.c */
+struct fdtable *fullfork_fdtable(struct files_struct *files);
+int fullfork_find_candidates(struct fullfork *op, unsigned int *nr);
+struct file *fullfork_next_file(const struct fullfork_member *m, struct fdtable *fdt,
+				unsigned int *fd);
+void fullfork_for_each_outer(struct fullfork *op, bool (*fn)(struct fullfork_member *m,
+							     struct file *file));
+unsigned int fullfork_fds_to_report(struct fullfork *op, const struct file *file);
+void fullfork_free_candidates(struct fullfork *op);
+
 /* isolate.c */
+bool fullfork_can_be_copied(const struct file *file);
+bool fullfork_is_one_kind(const struct file_operations *fops);
 struct fullfork_member *fullfork_find_meant(struct fullfork *op, struct pid *pid,
 					    enum pid_type type);
 void fullfork_enter_scope(struct isolate_scope *scope, struct fullfork_member *m);

@@ -14,7 +14,8 @@
  * 1. finds every file of a kind that can be copied (for which fullfork_register() was called)
  *    in the descriptor tables and mappings of members, and in the objects that it
  *    finds on the way, and counts how often; and every other one that can be
- *    opened once more (FOP_FULLFORK_REOPEN), which is an object by itself;
+ *    opened once more (FOP_FULLFORK_REOPEN), which is an object by itself.  Those in
+ *    tables of which it is soon clear that others have them are left out, see candidates.c;
  * 2. compares.  A file that has more references than were found is held by
  *    somebody else too, and an object with more files than were found, with one
  *    that is held by somebody else, or out of which somebody has got a file since 1,
@@ -131,6 +132,7 @@ struct isolated_object {
  * @nr_refs: how often it was found
  * @nr_taken: what was taken out of @object when it was searched, see @ops
  * @count: how many references there were
+ * @has_fds: there are descriptors of it, which were found later
  * @linked: @copy refers to others, or is about to
  * @copy: the one for the replicas, or NULL
  */
@@ -146,6 +148,7 @@ struct isolated_file {
 	unsigned int		nr_refs;
 	unsigned int		nr_taken;
 	unsigned long		count;
+	bool			has_fds;
 	bool			linked;
 	struct file		*copy;
 };
@@ -172,6 +175,7 @@ struct isolated_chunk {
  * @owner: the member for which is searched, or copied
  * @holder: the object in which is searched, or NULL
  * @nr_files: number of @files
+ * @found_held: some of these were found in objects
  * @chunks: where they are, the last one first
  * @bits: size of the hash tables
  * @file_table: of files
@@ -184,6 +188,7 @@ struct fullfork_isolation {
 	struct fullfork_member	*owner;
 	struct isolated_object	*holder;
 	unsigned int		nr_files;
+	bool			found_held;
 	struct isolated_chunk	*chunks;
 	unsigned int		bits;
 	struct hlist_head	*file_table;
@@ -237,12 +242,27 @@ const struct fullfork_file_ops *fullfork_file_ops(const struct file *file)
 	return ops;
 }
 
+/**
+ * fullfork_is_one_kind() - can all of them be copied in the same way, if they can?
+ * @fops: operations of files
+ */
+bool fullfork_is_one_kind(const struct file_operations *fops)
+{
+	const struct fullfork_file_ops *ops = find_kind(fops)->ops;
+
+	return ops && !ops->of;
+}
+
 static const struct fullfork_file_ops *regular_ops(const struct file *file)
 {
 	return file->f_op->fop_flags & FOP_FULLFORK_REOPEN ? &fullfork_regular_ops : NULL;
 }
 
-static bool can_be_copied(const struct file *file)
+/**
+ * fullfork_can_be_copied() - is it of a kind of which some, or all, can be copied?
+ * @file: a file that is open
+ */
+bool fullfork_can_be_copied(const struct file *file)
 {
 	return find_kind(file->f_op)->ops || regular_ops(file);
 }
@@ -390,7 +410,7 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 {
 	struct isolated_file *f;
 
-	if (!can_be_copied(file))
+	if (!fullfork_can_be_copied(file))
 		return 0;
 	if (grow_tables(isolation))
 		return -ENOMEM;
@@ -398,7 +418,10 @@ int fullfork_found_file(struct fullfork_isolation *isolation, struct file *file)
 	if (!f)
 		return -ENOMEM;
 	f->nr_refs++;
-	return isolation->holder ? add_ref(isolation->holder, f) : 0;
+	if (!isolation->holder)
+		return 0;
+	isolation->found_held = true;
+	return add_ref(isolation->holder, f);
 }
 
 /**
@@ -488,33 +511,10 @@ struct file *fullfork_copied_file(struct fullfork_isolation *isolation, struct f
 {
 	struct isolated_file *f;
 
-	if (!can_be_copied(file))
+	if (!fullfork_can_be_copied(file))
 		return file;
 	f = find_file(isolation, file);
 	return f && f->copy ? f->copy : file;
-}
-
-/* No longer needs the lock of a table whose tasks are all quiesced. */
-static struct fdtable *quiesced_fdtable(struct files_struct *files)
-{
-	return rcu_dereference_protected(files->fdt, true);
-}
-
-/* The file in @fdt of the candidate @fd of @m, or of the next one, and then of that number. */
-static struct file *next_file(const struct fullfork_member *m, struct fdtable *fdt,
-			      unsigned int *fd)
-{
-	unsigned int max_fds = min(m->max_candidates, fdt->max_fds);
-	struct file *file;
-
-	for (;; ++*fd) {
-		*fd = find_next_bit(m->candidates, max_fds, *fd);
-		if (*fd >= max_fds)
-			return NULL;
-		file = rcu_dereference_protected(fdt->fd[*fd], true);
-		if (file)
-			return file;
-	}
 }
 
 /* Are there others, too, that have the memory?  Rarely more than looks at it. */
@@ -531,16 +531,6 @@ static bool has_other_users(struct mm_struct *mm, unsigned int nr_members)
 	return nr > nr_members;
 }
 
-/* The table of @m, unless a member before it has it, or who is no member. */
-static struct files_struct *own_files(struct fullfork_member *m)
-{
-	struct files_struct *files = m->original->files;
-
-	if (fullfork_has_exited(m) || m->owners[FULLFORK_FILES] != m)
-		return NULL;
-	return atomic_read(&files->count) == m->objects[FULLFORK_FILES].nr_sharers ? files : NULL;
-}
-
 static struct mm_struct *own_mm(struct fullfork_member *m)
 {
 	struct mm_struct *mm = m->original->mm;
@@ -550,91 +540,14 @@ static struct mm_struct *own_mm(struct fullfork_member *m)
 	return has_other_users(mm, m->objects[FULLFORK_MM].nr_sharers) ? NULL : mm;
 }
 
-/*
- * May it be copied, or have locks?  There is nothing to find out about @other: most
- * descriptors are like the one before.
- */
-static bool is_candidate(const struct file *file, const struct file_operations **other)
-{
-	if (file->f_op != *other) {
-		if (can_be_copied(file))
-			return true;
-		*other = file->f_op;
-	}
-	return locks_inode_context(file_inode(file));
-}
-
-/*
- * The only look at each descriptor, which should cost no more than to copy it.  What
- * comes later looks at candidates.
- */
-static int find_candidates_of(struct fullfork_member *m, unsigned int *nr)
-{
-	const struct file_operations *other = NULL;
-	struct files_struct *files = own_files(m);
-	struct file __rcu **fds;
-	unsigned int fd, max;
-	struct fdtable *fdt;
-	struct file *file;
-
-	if (!files)
-		return 0;
-	fdt = quiesced_fdtable(files);
-	fds = fdt->fd;
-	max = min(find_last_bit(fdt->open_fds, fdt->max_fds) + 1, fdt->max_fds);
-	m->max_candidates = max;
-	for (fd = 0; fd < max; fd++) {
-		file = rcu_dereference_protected(fds[fd], true);
-		if (!file || !is_candidate(file, &other))
-			continue;
-		if (!m->candidates)
-			m->candidates = kvcalloc(BITS_TO_LONGS(max), sizeof(long),
-						 GFP_KERNEL_ACCOUNT);
-		if (!m->candidates)
-			return -ENOMEM;
-		__set_bit(fd, m->candidates);
-		++*nr;
-	}
-	return 0;
-}
-
-static int find_candidates(struct fullfork *op, unsigned int *nr)
-{
-	struct fullfork_member *m;
-	struct fullfork_group *g;
-	int err;
-
-	list_for_each_entry(g, &op->groups, node) {
-		list_for_each_entry(m, &g->members, node) {
-			err = find_candidates_of(m, nr);
-			if (err)
-				return err;
-		}
-	}
-	return 0;
-}
-
-static void free_candidates(struct fullfork *op)
-{
-	struct fullfork_member *m;
-	struct fullfork_group *g;
-
-	list_for_each_entry(g, &op->groups, node) {
-		list_for_each_entry(m, &g->members, node) {
-			kvfree(m->candidates);
-			m->candidates = NULL;
-		}
-	}
-}
-
 static int find_in_files(struct fullfork_isolation *isolation, struct fullfork_member *m)
 {
-	struct fdtable *fdt = quiesced_fdtable(m->original->files);
+	struct fdtable *fdt = fullfork_fdtable(m->original->files);
 	struct file *file;
 	unsigned int fd;
 	int err;
 
-	for (fd = 0; (file = next_file(m, fdt, &fd)); fd++) {
+	for (fd = 0; (file = fullfork_next_file(m, fdt, &fd)); fd++) {
 		err = fullfork_found_file(isolation, file);
 		if (err)
 			return err;
@@ -702,6 +615,21 @@ static int find_in_members(struct fullfork_isolation *isolation, bool memory)
 	return 0;
 }
 
+/* There are descriptors of it, too: is it known, and are they not yet? */
+static bool found_outer(struct fullfork_member *m, struct file *file)
+{
+	struct isolated_file *f = find_file(m->group->op->isolation, file);
+
+	if (!f)
+		return false;
+	/* The first one that has it: up to now, that was who has it in a message. */
+	if (!f->has_fds)
+		f->owner = m;
+	f->has_fds = true;
+	f->nr_refs++;
+	return true;
+}
+
 static int find_files(struct fullfork_isolation *isolation)
 {
 	struct isolated_file *f;
@@ -728,6 +656,8 @@ static int find_files(struct fullfork_isolation *isolation)
 		if (err)
 			return err;
 	}
+	if (isolation->found_held)
+		fullfork_for_each_outer(isolation->op, found_outer);
 	return 0;
 }
 
@@ -945,7 +875,7 @@ static int link_file(struct fullfork_isolation *isolation, struct isolated_file 
  */
 struct file *fullfork_linked_file(struct fullfork_isolation *isolation, struct file *file)
 {
-	struct isolated_file *f = can_be_copied(file) ? find_file(isolation, file) : NULL;
+	struct isolated_file *f = fullfork_can_be_copied(file) ? find_file(isolation, file) : NULL;
 	int err;
 
 	if (!f || !f->copy)
@@ -1013,7 +943,7 @@ static int copy_ipc(struct fullfork_isolation *isolation)
 static int alloc_isolation(struct fullfork *op)
 {
 	struct fullfork_isolation *isolation = kzalloc_obj(*isolation, GFP_KERNEL_ACCOUNT);
-	unsigned int nr = 0;
+	unsigned int nr;
 
 	if (!isolation)
 		return -ENOMEM;
@@ -1021,7 +951,7 @@ static int alloc_isolation(struct fullfork *op)
 	INIT_LIST_HEAD(&isolation->files);
 	INIT_LIST_HEAD(&isolation->objects);
 	op->isolation = isolation;
-	return find_candidates(op, &nr) ?: alloc_tables(isolation, ilog2(nr | 1) + 1);
+	return fullfork_find_candidates(op, &nr) ?: alloc_tables(isolation, ilog2(nr | 1) + 1);
 }
 
 /* Limits have the errno that the contract of full fork has for limits. */
@@ -1062,8 +992,10 @@ int fullfork_isolate(struct fullfork *op)
 		return 0;
 
 	finish_fputs(op);
-	if (alloc_isolation(op))
-		return fullfork_fail(op, -ENOMEM, FULLFORK_MEMORY, current);
+	err = alloc_isolation(op);
+	if (err)
+		return fullfork_fail(op, err, err == -ENOMEM ? FULLFORK_MEMORY : FULLFORK_KILLED,
+				     current);
 
 	err = find_files(op->isolation) ?: find_external(op->isolation) ?:
 	      check_refused(op->isolation) ?: copy_ipc(op->isolation) ?:
@@ -1086,8 +1018,8 @@ void fullfork_isolate_files(const struct fullfork_member *m, struct files_struct
 
 	if (!m->candidates)
 		return;
-	fdt = quiesced_fdtable(files);
-	for (fd = 0; (file = next_file(m, fdt, &fd)); fd++) {
+	fdt = fullfork_fdtable(files);
+	for (fd = 0; (file = fullfork_next_file(m, fdt, &fd)); fd++) {
 		copy = fullfork_copied_file(m->group->op->isolation, file);
 		if (copy == file)
 			continue;
@@ -1299,9 +1231,9 @@ static int copy_locks_on_others(struct fullfork_isolation *isolation, struct ful
 
 	if (!m->candidates)
 		return 0;
-	fdt = quiesced_fdtable(m->original->files);
+	fdt = fullfork_fdtable(m->original->files);
 	fullfork_enter_scope(&scope, m);
-	for (fd = 0; !err && (file = next_file(m, fdt, &fd)); fd++) {
+	for (fd = 0; !err && (file = fullfork_next_file(m, fdt, &fd)); fd++) {
 		if (!S_ISREG(file_inode(file)->i_mode) || !locks_inode_context(file_inode(file)) ||
 		    find_file(isolation, file))
 			continue;
@@ -1385,6 +1317,34 @@ int fullfork_link_isolation(struct fullfork *op)
 	return 0;
 }
 
+static void mark_shared(struct file *file, bool shared)
+{
+	if (shared == !!(READ_ONCE(file->f_mode) & FMODE_FULLFORK_SHARED))
+		return;
+	guard(spinlock)(&file->f_lock);
+	if (shared)
+		file->f_mode |= FMODE_FULLFORK_SHARED;
+	else
+		file->f_mode &= ~FMODE_FULLFORK_SHARED;
+}
+
+static bool report_outer(struct fullfork_member *m, struct file *file)
+{
+	const struct fullfork_file_ops *ops;
+	unsigned int nr_fds;
+
+	mark_shared(file, true);
+	if (!trace_fullfork_object_enabled())
+		return false;
+	nr_fds = fullfork_fds_to_report(m->group->op, file);
+	ops = fullfork_file_ops(file);
+	if (!ops || (regular_ops(file) && fullfork_may_have_name(file_inode(file))))
+		ops = &fullfork_regular_ops;
+	if (nr_fds)
+		trace_fullfork_object(ops->name, file, "shared", file_count(file), nr_fds, 0, 0);
+	return false;
+}
+
 /**
  * fullfork_report_isolation() - say what is copied and what is shared
  * @op: the operation, which is committed
@@ -1399,11 +1359,10 @@ void fullfork_report_isolation(struct fullfork *op)
 
 	list_for_each_entry(f, &isolation->files, list) {
 		report_file(f);
-		if (is_internal(f) == !(READ_ONCE(f->file->f_mode) & FMODE_FULLFORK_SHARED))
-			continue;
-		guard(spinlock)(&f->file->f_lock);
-		f->file->f_mode ^= FMODE_FULLFORK_SHARED;
+		mark_shared(f->file, !is_internal(f));
 	}
+	if (op->any_unmarked || trace_fullfork_object_enabled())
+		fullfork_for_each_outer(op, report_outer);
 }
 
 static void free_refs(struct isolated_object *o)
@@ -1443,7 +1402,7 @@ void fullfork_free_isolation(struct fullfork *op)
 		kfree(chunk);
 	}
 	fullfork_put_ipc_namespaces(op);
-	free_candidates(op);
+	fullfork_free_candidates(op);
 	kvfree(isolation->file_table);
 	kfree(isolation);
 	op->isolation = NULL;

@@ -154,6 +154,29 @@ static inline bool send_fd(int fd, int passed)
 	return sendmsg(fd, &msg, 0) == 1;
 }
 
+/* The descriptor in the next message, if that is one of send_fd(), or -1. */
+static inline int receive_fd(int fd, int flags)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "", byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg;
+	int received;
+
+	if (recvmsg(fd, &msg, MSG_DONTWAIT | flags) != 1 || byte != 'f')
+		return -1;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
+		return -1;
+	memcpy(&received, CMSG_DATA(cmsg), sizeof(received));
+	return received;
+}
+
 /* In the replica: wait until the original has done its part. */
 static inline void wait_turn(void)
 {

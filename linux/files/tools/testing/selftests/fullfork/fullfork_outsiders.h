@@ -70,29 +70,6 @@ static inline int get_fd(int pidfd, int fd)
 	return syscall(__NR_pidfd_getfd, pidfd, fd, 0);
 }
 
-/* A message with a descriptor, or -1. */
-static inline int receive_fd(int fd, int flags)
-{
-	char control[CMSG_SPACE(sizeof(int))] = "", byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg;
-	int received;
-
-	if (recvmsg(fd, &msg, MSG_DONTWAIT | flags) != 1)
-		return -1;
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
-		return -1;
-	memcpy(&received, CMSG_DATA(cmsg), sizeof(received));
-	return received;
-}
-
 /* It is opened once more, by the name that /proc has for it. */
 static inline int open_again(int fd, int flags)
 {

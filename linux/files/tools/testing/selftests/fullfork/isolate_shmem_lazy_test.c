@@ -734,6 +734,37 @@ TEST_F_LONG(lazy_copies, at_the_same_time)
 	expect_shmem(_metadata, self->before);
 }
 
+static int see_blocks(void *arg)
+{
+	FIXTURE_DATA(lazy_copies) *self = arg;
+	struct stat st;
+
+	store(&report->word[WORD_FREE], 1);
+	do {
+		replica_assert_eq(0, fstat(self->fd, &st));
+		replica_assert_eq(PAGES * page / 512, st.st_blocks);
+	} while (!load(&report->word[WORD_TURN]));
+	return REPLICA_PASS;
+}
+
+/* Each of them is moved from what is not there yet to what is. */
+TEST_F_LONG(lazy_copies, have_all_blocks_while_pages_are_copied)
+{
+	size_t i, round;
+	long pid;
+
+	for (round = 0; round < 100; round++) {
+		store(&report->word[WORD_FREE], 0);
+		store(&report->word[WORD_TURN], 0);
+		pid = isolate(_metadata, 0, see_blocks, self);
+		ASSERT_TRUE(wait_step(1));
+		for (i = 0; i < PAGES; i++)
+			change(self, i, round);
+		give_turn();
+		expect_pass(_metadata, pid);
+	}
+}
+
 /* Each generation has changed a page; the first one has gone on meanwhile. */
 static int copy_again(void *arg)
 {

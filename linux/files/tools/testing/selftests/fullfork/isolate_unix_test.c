@@ -247,27 +247,6 @@ TEST_F(unix_pair, is_full_if_it_was)
 	EXPECT_EQ(0, fill(self->fds[0]));
 }
 
-static int receive_fd(int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = "", byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg;
-	int passed = -1;
-
-	if (recvmsg(fd, &msg, MSG_DONTWAIT) != 1 || byte != 'f')
-		return -1;
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (cmsg && cmsg->cmsg_type == SCM_RIGHTS)
-		memcpy(&passed, CMSG_DATA(cmsg), sizeof(passed));
-	return passed;
-}
-
 static __u64 take(int fd)
 {
 	__u64 count = 0;
@@ -282,7 +261,7 @@ static int receive_copy(void *arg)
 	int fd;
 
 	replica_assert(gives(self->fds[0], "back"));
-	fd = receive_fd(self->fds[0]);
+	fd = receive_fd(self->fds[0], 0);
 	replica_assert(fd >= 0);
 	replica_assert_fdinfo("copied", fd);
 	replica_assert_eq(5, take(fd));
@@ -298,7 +277,7 @@ TEST_F(unix_pair, copies_what_is_in_flight)
 	ASSERT_EQ(0, close(fd));
 	isolate_and_pass(_metadata, 0, receive_copy, self);
 	ASSERT_TRUE(gives(self->fds[0], "back"));
-	fd = receive_fd(self->fds[0]);
+	fd = receive_fd(self->fds[0], 0);
 	ASSERT_LE(0, fd);
 	EXPECT_EQ(5, take(fd));
 }
@@ -310,7 +289,7 @@ static int receive_itself(void *arg)
 	int fd;
 
 	replica_assert(gives(self->fds[0], "back"));
-	fd = receive_fd(self->fds[0]);
+	fd = receive_fd(self->fds[0], 0);
 	replica_assert(fd >= 0);
 	replica_assert(is_same_file(fd, self->fds[1]));
 	replica_assert_fdinfo("copied", fd);
