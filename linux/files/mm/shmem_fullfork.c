@@ -51,10 +51,10 @@
  * push or a pull holds pending_lock for reading, from before it looks at the bit until
  * the page is there and the bit is clear.  Who holds it for writing sees every page either
  * pending or present: stat(), which counts both; truncation of a copy, which forgets what
- * is pending, so that nothing comes back after that; and who copies a copy.  He puts new links behind
- * older ones in the list of the source, and then copies their bits with the lock of the
- * copy held: a push to all copies gets to the older one first, waits there, and
- * finds the bits of the newer one.
+ * is pending, so that nothing comes back after that; and who copies a copy.  He puts new
+ * links behind older ones in the list of the source, and then copies their bits with the
+ * lock of the copy held: a push to all copies gets to the older one first, waits there,
+ * and finds the bits of the newer one.
  *
  * A pull that fails is a fault that fails: out of memory, or SIGBUS.  A push that fails
  * lets the write fail, as if a private page could not be copied.  Pages that are

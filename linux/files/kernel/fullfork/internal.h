@@ -379,8 +379,8 @@ struct fdtable *fullfork_fdtable(struct files_struct *files);
 int fullfork_find_candidates(struct fullfork *op, unsigned int *nr);
 struct file *fullfork_next_file(const struct fullfork_member *m, struct fdtable *fdt,
 				unsigned int *fd);
-void fullfork_for_each_outer(struct fullfork *op, bool (*fn)(struct fullfork_member *m,
-							     struct file *file));
+void fullfork_for_each_outer(struct fullfork *op,
+			     bool (*fn)(struct fullfork_member *m, struct file *file));
 unsigned int fullfork_fds_to_report(struct fullfork *op, const struct file *file);
 void fullfork_free_candidates(struct fullfork *op);
 

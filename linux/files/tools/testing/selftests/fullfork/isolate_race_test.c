@@ -13,8 +13,11 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <termios.h>
 
@@ -678,6 +681,216 @@ static bool is_file_whole(const int *fd, unsigned int nr_taken)
 }
 
 /*
+ * Timerfd: what is in it is when it expires
+ */
+
+#define INTERVAL_NS	20000000
+
+static bool set_timer(int fd)
+{
+	struct itimerspec its = {
+		.it_interval.tv_nsec = INTERVAL_NS,
+		.it_value.tv_nsec = INTERVAL_NS,
+	};
+
+	return !timerfd_settime(fd, 0, &its, NULL);
+}
+
+/* There is nothing left of the time if the timer is late. */
+static bool is_timer_set(int fd)
+{
+	struct itimerspec its;
+
+	return !timerfd_gettime(fd, &its) && its.it_interval.tv_nsec == INTERVAL_NS &&
+	       !its.it_value.tv_sec && its.it_value.tv_nsec <= INTERVAL_NS;
+}
+
+static void make_timerfd(void)
+{
+	race->fd[0] = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+	replica_assert(race->fd[0] >= 0 && set_timer(race->fd[0]));
+}
+
+static void meddle_with_timerfd(const int *fd, unsigned int turn)
+{
+	__u64 count;
+
+	switch (turn % 3) {
+	case 0:
+		outsider_check(read(fd[0], &count, sizeof(count)) == sizeof(count) ||
+			       errno == EAGAIN);
+		break;
+	case 1:
+		outsider_check(is_timer_set(fd[0]));
+		break;
+	case 2:
+		outsider_check(set_timer(fd[0]));
+	}
+}
+
+static bool is_timerfd_whole(const int *fd, unsigned int nr_taken)
+{
+	struct pollfd pfd = { .fd = fd[0], .events = POLLIN };
+	__u64 count;
+	int i;
+
+	/* One expiry may have been there, the next one is its own. */
+	for (i = 0; i < 2; i++)
+		if (!is_timer_set(fd[0]) || poll(&pfd, 1, DEADLINE * 1000) != 1 ||
+		    read(fd[0], &count, sizeof(count)) != sizeof(count) || !count)
+			return false;
+	return true;
+}
+
+/*
+ * Signalfd: one mask or the other
+ */
+
+static int set_mask(int fd, bool both)
+{
+	sigset_t mask;
+
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGUSR1);
+	if (both)
+		sigaddset(&mask, SIGUSR2);
+	return signalfd(fd, &mask, SFD_NONBLOCK);
+}
+
+static void make_signalfd(void)
+{
+	race->fd[0] = set_mask(-1, false);
+	replica_assert(race->fd[0] >= 0);
+}
+
+static void meddle_with_signalfd(const int *fd, unsigned int turn)
+{
+	outsider_check(set_mask(fd[0], turn & 1) == fd[0]);
+}
+
+static bool is_signalfd_whole(const int *fd, unsigned int nr_taken)
+{
+	unsigned long long one = 1ULL << (SIGUSR1 - 1), both = one | 1ULL << (SIGUSR2 - 1), mask;
+	char path[64], text[512], *line;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd[0]);
+	if (read_file(path, text, sizeof(text)) <= 0)
+		return false;
+	line = strstr(text, "sigmask:");
+	return line && sscanf(line, "sigmask: %llx", &mask) == 1 && (mask == one || mask == both);
+}
+
+/*
+ * Inotify: the records are what was created in a directory.  A copy watches that, too.
+ */
+
+#define ONE_EVENT	(sizeof(struct inotify_event) + 16)
+
+/* More than are created while an instance is copied */
+#define CREATED		64
+
+static void name_in_directory(char *path, size_t size, int number)
+{
+	int len = snprintf(path, size, "%s.dir", file_path);
+
+	if (number >= 0)
+		snprintf(path + len, size - len, "/%d", number);
+}
+
+static bool create_in_directory(int number)
+{
+	char path[96];
+	int fd;
+
+	name_in_directory(path, sizeof(path), number);
+	unlink(path);
+	fd = open(path, O_CREAT | O_EXCL, 0600);
+	close(fd);
+	return fd >= 0;
+}
+
+static bool watch_directory(int fd, unsigned int mask)
+{
+	char path[96];
+
+	name_in_directory(path, sizeof(path), -1);
+	return inotify_add_watch(fd, path, mask) == 1;
+}
+
+static void remove_directory(void)
+{
+	char path[96];
+	int i;
+
+	for (i = CREATED - 1; i >= -1; i--) {
+		name_in_directory(path, sizeof(path), i);
+		remove(path);
+	}
+}
+
+/* The number of what was created, or -1. */
+static int take_event(int fd)
+{
+	char buf[ONE_EVENT] __attribute__((aligned(8)));
+	struct inotify_event *event = (void *)buf;
+
+	/* One does not say that, but that a watch was removed. */
+	while (read(fd, buf, sizeof(buf)) > 0)
+		if (event->mask & IN_CREATE)
+			return atoi(event->name);
+	return -1;
+}
+
+static void make_inotify(void)
+{
+	char path[96];
+	int i;
+
+	name_in_directory(path, sizeof(path), -1);
+	replica_assert_eq(0, mkdir(path, 0700));
+	race->fd[0] = inotify_init1(IN_NONBLOCK);
+	replica_assert(race->fd[0] >= 0 && watch_directory(race->fd[0], IN_CREATE));
+	for (i = 0; i < CREATED; i++)
+		replica_assert(create_in_directory(i));
+}
+
+static void meddle_with_inotify(const int *fd, unsigned int turn)
+{
+	int wd;
+
+	switch (turn % 3) {
+	case 0:
+		outsider_check(create_in_directory(take_event(fd[0])));
+		break;
+	case 1:
+		outsider_check(watch_directory(fd[0], IN_CREATE | (turn & 2 ? IN_MOVE_SELF : 0)));
+		break;
+	case 2:
+		wd = inotify_add_watch(fd[0], "/proc", IN_MOVE_SELF);
+		outsider_check(wd > 1 && !inotify_rm_watch(fd[0], wd));
+	}
+}
+
+/* A copy may be told twice, one time after the other, what was created just then. */
+static bool is_inotify_whole(const int *fd, unsigned int nr_taken)
+{
+	unsigned int nr, back, nr_back = 0;
+	int number, last = -1;
+
+	for (nr = 0; nr < 4 * CREATED && (number = take_event(fd[0])) >= 0; nr++) {
+		back = last < 0 ? 0 : (last + 1 + CREATED - number) % CREATED;
+		nr_back += !!back;
+		/* None is left out: that would be far back. */
+		if (back > CREATED / 2 || nr_back > 1) {
+			fprintf(stderr, "# %d was created after %d\n", number, last);
+			return false;
+		}
+		last = number;
+	}
+	return nr >= CREATED - nr_taken;
+}
+
+/*
  * Outsiders
  */
 
@@ -935,6 +1148,36 @@ FIXTURE_VARIANT_ADD(outsiders, file)
 	},
 };
 
+FIXTURE_VARIANT_ADD(outsiders, timerfd)
+{
+	.kind = {
+		.nr = 1,
+		.make = make_timerfd,
+		.meddle = meddle_with_timerfd,
+		.is_whole = is_timerfd_whole,
+	},
+};
+
+FIXTURE_VARIANT_ADD(outsiders, signalfd)
+{
+	.kind = {
+		.nr = 1,
+		.make = make_signalfd,
+		.meddle = meddle_with_signalfd,
+		.is_whole = is_signalfd_whole,
+	},
+};
+
+FIXTURE_VARIANT_ADD(outsiders, inotify)
+{
+	.kind = {
+		.nr = 1,
+		.make = make_inotify,
+		.meddle = meddle_with_inotify,
+		.is_whole = is_inotify_whole,
+	},
+};
+
 /* All that are open in the system. */
 static long count_files(void)
 {
@@ -952,6 +1195,7 @@ FIXTURE_SETUP(outsiders)
 
 FIXTURE_TEARDOWN(outsiders)
 {
+	remove_directory();
 	unlink(file_path);
 	strcat(file_path, ".lease");
 	unlink(file_path);
