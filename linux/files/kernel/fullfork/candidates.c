@@ -223,6 +223,9 @@ static bool is_more_than_open(struct fullfork *op, struct file *file)
 	/* Most are of the kind of the one before, again. */
 	if (file->f_op == op->plain_fops)
 		return false;
+	/* Others have, or had, locks: of these there is nothing to be said. */
+	if (!fullfork_can_be_copied(file))
+		return true;
 	ops = fullfork_file_ops(file);
 	if (ops && !ops->scan && fullfork_is_one_kind(file->f_op))
 		op->plain_fops = file->f_op;

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -18,6 +19,7 @@ FIXTURE(outer)
 	int fd[MAX_OUTER];
 	unsigned int nr;
 	int file;		/* one more that others have */
+	int device;		/* the same, of a kind that is not known */
 	int internal;		/* an eventfd that only members have */
 	int ends[2];		/* of a pair of sockets like that */
 	pid_t heir;		/* it has what there was before */
@@ -130,6 +132,8 @@ FIXTURE_SETUP(outer)
 	}
 	self->file = open_file();
 	ASSERT_LE(0, self->file);
+	self->device = open("/dev/null", O_RDWR);
+	ASSERT_LE(0, self->device);
 	self->heir = start_heir(_metadata);
 	self->internal = eventfd(3, EFD_NONBLOCK);
 	ASSERT_LE(0, self->internal);
@@ -171,6 +175,7 @@ static int see_what_is_copied(void *arg)
 
 	replica_assert(all_are(self, "shared"));
 	replica_assert_fdinfo("shared", self->file);
+	replica_assert_fdinfo("", self->device);
 	replica_assert_fdinfo("copied", self->internal);
 	replica_assert_fdinfo("copied", self->ends[0]);
 	replica_assert_fdinfo("copied", self->ends[1]);
@@ -293,6 +298,16 @@ TEST_F(outer, and_one_that_is_locked)
 	EXPECT_EQ(pid, lock.l_pid);
 	give_turn();
 	expect_pass(_metadata, pid);
+	expect_as_before(_metadata, self);
+}
+
+/* It is looked at, as it may have locks; but it is just shared. */
+TEST_F(outer, and_a_device_that_was_locked)
+{
+	ASSERT_EQ(0, flock(self->device, LOCK_SH));
+	isolate_and_pass(_metadata, 0, see_what_is_copied, self);
+	ASSERT_EQ(0, flock(self->device, LOCK_UN));
+	isolate_and_pass(_metadata, 0, see_what_is_copied, self);
 	expect_as_before(_metadata, self);
 }
 
