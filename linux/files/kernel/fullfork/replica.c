@@ -653,13 +653,16 @@ static void keep_family_state(struct fullfork_member *m, struct task_struct *p)
 		keep_creds(p, original);
 		set_task_comm(p, original->comm);
 	}
+	/* The root's relation to its own descendants is no other one if it stands alone. */
+	if (m == m->group->leader &&
+	    (m->group != m->group->op->root || m->group->op->isolation))
+		p->signal->is_child_subreaper = m->group->signal->is_child_subreaper;
 	if (m->group == m->group->op->root)
 		return;
 
 	p->pdeath_signal = original->pdeath_signal;
 	if (m != m->group->leader)
 		return;
-	p->signal->is_child_subreaper = m->group->signal->is_child_subreaper;
 	p->signal->autoreap = m->group->signal->autoreap;
 	if (!fullfork_is_zombie(m->group))
 		p->parent_exec_id = original->parent_exec_id;

@@ -77,7 +77,7 @@ static void enter_group_with_objects(int unused)
 {
 	struct itimerspec soon = { .it_interval.tv_sec = 1, .it_value.tv_sec = 1 };
 	struct epoll_event event = { .events = EPOLLIN };
-	int ends[2], sockets[2], fds[4], master, slave;
+	int ends[2], sockets[2], fds[4], master, slave, i;
 	char *shared_memory;
 	mqd_t mq;
 
@@ -93,6 +93,9 @@ static void enter_group_with_objects(int unused)
 	fds[2] = epoll_create1(0);
 	fds[3] = memfd_create("memory", 0);
 	side_assert(fds[0] >= 0 && fds[1] >= 0 && fds[2] >= 0 && fds[3] >= 0);
+	/* So many that they are counted first. */
+	for (i = 0; i < 40; i++)
+		side_assert(dup(fds[0]) >= 0);
 	side_assert_eq(0, timerfd_settime(fds[1], 0, &soon, NULL));
 	side_assert_eq(0, epoll_ctl(fds[2], EPOLL_CTL_ADD, ends[0], &event));
 	side_assert_eq(0, epoll_ctl(fds[2], EPOLL_CTL_ADD, fds[0], &event));

@@ -698,7 +698,7 @@ static inline void teardown_tree(struct __test_metadata *_metadata)
 
 		reap_children();
 		killed && count_tree(getpid()) <= 2;
-	}), DEADLINE);
+	}), 6 * DEADLINE);
 	if (!gone) {
 		_metadata->exit_code = KSFT_FAIL;
 		fprintf(stderr, "# something cannot be ended:\n");

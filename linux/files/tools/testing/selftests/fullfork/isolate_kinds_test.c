@@ -6,14 +6,17 @@
 #include "fullfork_isolate.h"
 
 #include <linux/bpf.h>
+#include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/landlock.h>
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <sys/fanotify.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/un.h>
 
 #ifndef IPPROTO_MPTCP
@@ -80,6 +83,16 @@ static int open_landlock_ruleset(void)
 static int open_userfaultfd(void)
 {
 	return syscall(__NR_userfaultfd, UFFD_USER_MODE_ONLY);
+}
+
+/* It is told of nothing. */
+static int open_seccomp_listener(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { .len = 1, .filter = &allow };
+
+	return syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+		       &program);
 }
 
 static int open_null(void)
@@ -182,6 +195,7 @@ FIXTURE_VARIANT_ADD(kind, perf_event) { .open = open_perf_event, .says = "" };
 FIXTURE_VARIANT_ADD(kind, bpf_map) { .open = open_bpf_map, .says = "" };
 FIXTURE_VARIANT_ADD(kind, landlock_ruleset) { .open = open_landlock_ruleset, .says = "" };
 FIXTURE_VARIANT_ADD(kind, userfaultfd) { .open = open_userfaultfd, .says = "" };
+FIXTURE_VARIANT_ADD(kind, seccomp_listener) { .open = open_seccomp_listener, .says = "" };
 FIXTURE_VARIANT_ADD(kind, null) { .open = open_null, .says = "" };
 FIXTURE_VARIANT_ADD(kind, tun) { .open = open_tun, .says = "" };
 FIXTURE_VARIANT_ADD(kind, console) { .open = open_console, .says = "" };
@@ -333,6 +347,66 @@ TEST_F(path, of_a_member_makes_it_shared)
 	isolate_and_pass(_metadata, 0, read_copy, &self->fd);
 	ASSERT_EQ(3, read(self->fd, buf, 3));
 	EXPECT_EQ(0, memcmp(buf, "yte", 3));
+}
+
+/* What has no kind: who reaps orphans */
+FIXTURE(subreaper)
+{
+};
+
+FIXTURE_SETUP(subreaper)
+{
+	require_isolate(_metadata);
+	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
+}
+
+FIXTURE_TEARDOWN(subreaper)
+{
+}
+
+static int is_subreaper(void)
+{
+	int is = -1;
+
+	return prctl(PR_GET_CHILD_SUBREAPER, &is) ? -1 : is;
+}
+
+static int reap_orphan(void *arg)
+{
+	pid_t pid = fork(), orphan;
+	int status;
+
+	replica_assert(pid >= 0);
+	if (!pid) {
+		if (!fork())
+			_exit(wait_until(getppid() != pid, DEADLINE) ? 7 : 1);
+		_exit(0);
+	}
+	replica_assert_eq(pid, waitpid(pid, &status, 0));
+	orphan = waitpid(-1, &status, 0);
+	replica_assert(orphan > 0 && WIFEXITED(status));
+	replica_assert_eq(7, WEXITSTATUS(status));
+	replica_assert_eq(1, is_subreaper());
+	return REPLICA_PASS;
+}
+
+TEST_F(subreaper, has_a_replica_that_is_one)
+{
+	isolate_and_pass(_metadata, CLONE_SUBTREE, reap_orphan, NULL);
+	isolate_and_pass(_metadata, 0, reap_orphan, NULL);
+}
+
+static int see_no_subreaper(void *arg)
+{
+	replica_assert_eq(0, is_subreaper());
+	return REPLICA_PASS;
+}
+
+/* As after fork(). */
+TEST_F(subreaper, has_a_replica_that_is_none_unless_isolated)
+{
+	expect_pass(_metadata, replica_main(full_fork(CLONE_SUBTREE), see_no_subreaper, NULL));
+	EXPECT_EQ(1, is_subreaper());
 }
 
 TEST_HARNESS_MAIN
