@@ -324,8 +324,7 @@ int fullfork_find_candidates(struct fullfork *op, unsigned int *nr)
  * @op: the operation
  * @fn: what to do with a descriptor of one; if it returns true, it is a candidate again
  */
-void fullfork_for_each_outer(struct fullfork *op,
-			     bool (*fn)(struct fullfork_member *m, struct file *file))
+void fullfork_for_each_outer(struct fullfork *op, fullfork_outer_fn fn)
 {
 	struct fullfork_member *m;
 	struct fullfork_group *g;

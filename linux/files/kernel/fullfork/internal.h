@@ -375,12 +375,13 @@ int fullfork_copy_owner(struct fullfork_isolation *isolation, struct file *file,
 			struct file *copy, const struct fullfork_file_ops *ops);
 
 /* candidates.c */
+typedef bool (*fullfork_outer_fn)(struct fullfork_member *m, struct file *file);
+
 struct fdtable *fullfork_fdtable(struct files_struct *files);
 int fullfork_find_candidates(struct fullfork *op, unsigned int *nr);
 struct file *fullfork_next_file(const struct fullfork_member *m, struct fdtable *fdt,
 				unsigned int *fd);
-void fullfork_for_each_outer(struct fullfork *op,
-			     bool (*fn)(struct fullfork_member *m, struct file *file));
+void fullfork_for_each_outer(struct fullfork *op, fullfork_outer_fn fn);
 unsigned int fullfork_fds_to_report(struct fullfork *op, const struct file *file);
 void fullfork_free_candidates(struct fullfork *op);
 

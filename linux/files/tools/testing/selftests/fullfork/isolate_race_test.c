@@ -831,13 +831,15 @@ static void remove_directory(void)
 /* The number of what was created, or -1. */
 static int take_event(int fd)
 {
-	char buf[ONE_EVENT] __attribute__((aligned(8)));
-	struct inotify_event *event = (void *)buf;
+	union {
+		char buf[ONE_EVENT];
+		struct inotify_event event;
+	} u;
 
 	/* One does not say that, but that a watch was removed. */
-	while (read(fd, buf, sizeof(buf)) > 0)
-		if (event->mask & IN_CREATE)
-			return atoi(event->name);
+	while (read(fd, u.buf, sizeof(u.buf)) > 0)
+		if (u.event.mask & IN_CREATE)
+			return atoi(u.buf + sizeof(u.event));
 	return -1;
 }
 
