@@ -320,11 +320,11 @@ int fullfork_find_candidates(struct fullfork *op, unsigned int *nr)
 }
 
 /**
- * fullfork_for_each_outer() - look at the files that others have, too
+ * fullfork_walk_outer() - look at the files that others have, too
  * @op: the operation
  * @fn: what to do with a descriptor of one; if it returns true, it is a candidate again
  */
-void fullfork_for_each_outer(struct fullfork *op, fullfork_outer_fn fn)
+void fullfork_walk_outer(struct fullfork *op, fullfork_outer_fn fn)
 {
 	struct fullfork_member *m;
 	struct fullfork_group *g;

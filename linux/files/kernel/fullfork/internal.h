@@ -381,7 +381,7 @@ struct fdtable *fullfork_fdtable(struct files_struct *files);
 int fullfork_find_candidates(struct fullfork *op, unsigned int *nr);
 struct file *fullfork_next_file(const struct fullfork_member *m, struct fdtable *fdt,
 				unsigned int *fd);
-void fullfork_for_each_outer(struct fullfork *op, fullfork_outer_fn fn);
+void fullfork_walk_outer(struct fullfork *op, fullfork_outer_fn fn);
 unsigned int fullfork_fds_to_report(struct fullfork *op, const struct file *file);
 void fullfork_free_candidates(struct fullfork *op);
 

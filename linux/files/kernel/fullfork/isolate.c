@@ -657,7 +657,7 @@ static int find_files(struct fullfork_isolation *isolation)
 			return err;
 	}
 	if (isolation->found_held)
-		fullfork_for_each_outer(isolation->op, found_outer);
+		fullfork_walk_outer(isolation->op, found_outer);
 	return 0;
 }
 
@@ -1362,7 +1362,7 @@ void fullfork_report_isolation(struct fullfork *op)
 		mark_shared(f->file, !is_internal(f));
 	}
 	if (op->any_unmarked || trace_fullfork_object_enabled())
-		fullfork_for_each_outer(op, report_outer);
+		fullfork_walk_outer(op, report_outer);
 }
 
 static void free_refs(struct isolated_object *o)

@@ -12,7 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
-#define MAX_OUTER 500
+#define MAX_OUTER 100
 
 FIXTURE(outer)
 {
